@@ -1,0 +1,112 @@
+"""How the shared formulas become machine code: one place for every Numba setting."""
+
+from __future__ import annotations
+
+import functools as ft
+from types import FunctionType
+
+from numba import njit, types
+from numba.extending import intrinsic, overload, register_jitable
+
+from .. import bits, noise, philox
+from .simd import NUMPY_TO_NUMBA, Vector, call_llvm, common_dtype, convert, to_lanes
+
+jitable = register_jitable(forceinline=True)
+"""A piece of a kernel: inlined into the kernel that uses it."""
+
+
+def _real(argument_types):
+    """The common real type of scalar arguments of a primitive."""
+    return max((t for t in argument_types if isinstance(t, types.Float)), key=lambda t: t.bitwidth)
+
+
+@intrinsic
+def _fma(typing_context, a, b, c):
+    dtype = common_dtype(a, b, c)
+    result = Vector(dtype) if dtype else _real((a, b, c))
+
+    def codegen(context, builder, sig, args):
+        if dtype:
+            args = [to_lanes(context, builder, x, t, dtype) for x, t in zip(args, sig.args)]
+        return call_llvm(builder, "fma", args)
+
+    return (result(a, b, c) if dtype else result(result, result, result)), codegen
+
+
+@intrinsic
+def _select(typing_context, condition, if_true, if_false):
+    dtype = common_dtype(if_true, if_false)
+    result = Vector(dtype) if dtype else if_true
+
+    def codegen(context, builder, sig, args):
+        if dtype:
+            a = to_lanes(context, builder, args[1], sig.args[1], dtype)
+            b = to_lanes(context, builder, args[2], sig.args[2], dtype)
+        else:
+            a, b = args[1:]
+        return builder.select(args[0], a, b)
+
+    return (result(condition, if_true, if_false) if dtype else result(condition, result, result)), codegen
+
+
+@intrinsic
+def _sqrt(typing_context, x):
+    return x(x), lambda context, builder, sig, args: call_llvm(builder, "sqrt", args)
+
+
+def _bitcast(pairs):
+    @intrinsic
+    def cast(typing_context, x):
+        dtype = pairs[x.dtype if isinstance(x, Vector) else x]
+        result = Vector(dtype) if isinstance(x, Vector) else dtype
+
+        def codegen(context, builder, sig, args):
+            return builder.bitcast(args[0], context.get_value_type(result))
+
+        return result(x), codegen
+
+    return cast
+
+
+_float_bits = _bitcast({types.float32: types.int32, types.float64: types.int64})
+_bits_float = _bitcast({types.int32: types.float32, types.int64: types.float64})
+
+
+def _register(function, implementation, arity):
+    """Let Numba compile calls of ``bits.<function>`` as the intrinsic ``implementation``."""
+    names = ", ".join("abc"[:arity])
+    template = eval(f"lambda {names}: (lambda {names}: implementation({names}))", {"implementation": implementation})
+    overload(function)(template)
+
+
+for _name, _implementation, _arity in (
+    ("fma", _fma, 3), ("select", _select, 3), ("sqrt", _sqrt, 1),
+    ("float_bits", _float_bits, 1), ("bits_float", _bits_float, 1),
+):
+    _register(getattr(bits, _name), _implementation, _arity)
+
+
+def _register_conversion(function, to_dtype):
+    @intrinsic
+    def conversion(typing_context, x):
+        result = Vector(to_dtype) if isinstance(x, Vector) else to_dtype
+
+        def codegen(context, builder, sig, args):
+            if isinstance(x, Vector):
+                return convert(context, builder, args[0], x.dtype, to_dtype)
+            return context.cast(builder, args[0], x, to_dtype)
+
+        return result(x), codegen
+
+    _register(function, conversion, 1)
+
+
+for _numpy_type, _numba_type in NUMPY_TO_NUMBA.items():
+    _register_conversion(getattr(bits, _numpy_type.__name__), _numba_type)
+
+for _module in (philox, noise):
+    for _name, _value in list(vars(_module).items()):
+        if isinstance(_value, FunctionType) and getattr(_value, "__module__", None) == _module.__name__:
+            jitable(_value)
+
+kernel = ft.partial(njit, nogil=True, boundscheck=False, error_model="numpy", cache=True)

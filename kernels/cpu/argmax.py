@@ -1,0 +1,382 @@
+"""Perturbed argmax on the CPU: sample, solve and accumulate in one pass, nothing materialised.
+
+    y_m = onehot(argmax_i theta_i + eps z_mi),   z_mi = quantile(word(i, m, row)),   m < M
+
+    counts    sum_m y_m                                              exact integers
+    maximum   sum_m <y_m, theta + eps z_m>                           and of its square
+    vjp       sum_m (<v, y_m> - c) s(z_m)                            and of its square
+    jvp       sum_m y_m <s(z_m), t>                                  and of its square
+    jacobian  sum_m y_m s(z_m)^T                                     and of its square
+
+**Mapping.** A lane is a sample: thirty-two samples run in the lanes of one ``simd.Vector`` while
+the coordinates pass by, four at a time (one Philox block, a *quad*). A chunk is 256 samples. A
+task is a row, or one strand of a row when there are fewer rows than threads can use.
+
+**Cost.** About one Philox word a coordinate. The quantile is monotone in the word, so a quad whose
+words all lie below what could still win is dropped by one integer comparison; the quads with the
+largest scores go first, which makes that the common case. Derivatives draw the noise a second time
+(a word is cheaper than a load) and touch every coordinate.
+
+**Memory.** O(d) a task: a padded row, a visiting order, partial sums. Independent of M.
+
+**Determinism.** Decisions are those of ``reference.py`` bit for bit and counts are integers. Float
+sums follow a fixed tree: within a chunk, lane ``l`` adds samples ``l, l + 32, ...`` in order by
+fused multiply-add and the lanes are then added pairwise (16, 8, 4, 2, 1 apart); chunk ``c`` adds
+to strand ``c % 16`` in float64, in order; strands are added in order. Threads only choose who
+computes which strand.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from .. import noise
+from ..bits import float32, fma, select, sqrt, uint32
+from ..noise import NORMAL, exp32
+from ._jit import jitable, kernel
+from .perturb import decision_noise, is_race, noise_words, quantiles, scores, scores_beside
+from .simd import LANES, any_lane, broadcast, count_lanes, load, store, tree_sum
+
+CHUNK = 256
+STRANDS = 16
+
+_KEEP = 128  # coordinates up to which a chunk's scores are kept, not drawn again
+_TILE = 8  # quads that share one threshold
+_BUCKETS = 64  # classes of the visiting order
+_F32 = np.float32
+_NEVER = _F32(4294967040.0)  # the largest float32 below 2^32
+
+
+# ------------------------------------------------------------------------------- rows and order
+
+
+def _race_weight(like, gap):
+    """exp(gap) in the row's precision."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_race_weight)
+def _(like, gap):
+    if like.dtype == types.float32:
+        return lambda like, gap: noise.exp32(gap)
+    return lambda like, gap: noise.exp64(gap)
+
+
+@jitable
+def prepare(theta, epsilon, family, plan):
+    """Fill ``a`` with what decisions compare, padded with "never wins", and plan the visit.
+
+    Additive decisions maximise ``a_i + eps z_i`` with ``a = theta``. The exponential race maximises
+    ``a_i E_i`` with ``a_i = -exp((max theta - theta_i) / eps)``.
+    """
+    a, order, bound = plan
+    d = theta.size
+    largest = theta.dtype.type(-np.inf)
+    for i in range(d):
+        if theta[i] > largest and theta[i] < np.inf:
+            largest = theta[i]
+    for i in range(a.size):
+        a[i] = theta[i] if i < d else -np.inf
+    visit_order(a, largest, epsilon, order)
+    if is_race(family):
+        for i in range(d):
+            if theta[i] == np.inf:
+                a[i] = -theta.dtype.type(0.0)
+            elif theta[i] > -np.inf:
+                a[i] = -_race_weight(theta, (largest - theta[i]) / epsilon)
+    for t in range(bound.size):
+        top = theta.dtype.type(-np.inf)
+        for j in range(t * _TILE, min((t + 1) * _TILE, order.size)):
+            q = order[j]
+            top = max(top, a[4 * q], a[4 * q + 1], a[4 * q + 2], a[4 * q + 3])
+        bound[t] = top
+
+
+@jitable
+def bucket_of(a, q, largest, epsilon):
+    """The class of quad ``q``: how far its largest score is from the row's, in steps of eps / 4."""
+    gap = (largest - max(a[4 * q], a[4 * q + 1], a[4 * q + 2], a[4 * q + 3])) / epsilon
+    if gap < 0:
+        return 0
+    return int(4 * gap) if gap < 0.25 * (_BUCKETS - 1) else _BUCKETS - 1
+
+
+@jitable
+def visit_order(a, largest, epsilon, order):
+    """Quads by falling largest score, coarsely: a counting sort."""
+    starts = np.zeros(_BUCKETS + 1, np.int64)
+    for q in range(order.size):
+        starts[bucket_of(a, q, largest, epsilon) + 1] += 1
+    for k in range(_BUCKETS):
+        starts[k + 1] += starts[k]
+    for q in range(order.size):
+        k = bucket_of(a, q, largest, epsilon)
+        order[starts[k]] = q
+        starts[k] += 1
+
+
+# ------------------------------------------------------------------------------------- decide
+
+
+@jitable
+def hopeless_words(family, bound, epsilon, best):
+    """Lane by lane, a word at or below which no coordinate with ``a <= bound`` reaches ``best``.
+
+    With ``p`` at least the probability that noise exceeds what is needed, that is
+    ``2^32 (1 - p)``, less a margin for every rounding on the way: a dropped coordinate would have
+    been strictly below ``best``, so results never depend on this shortcut.
+    """
+    zero = _F32(0.0)
+    if is_race(family):
+        # a E > best needs E < best / a, and E = -log(1 - p) >= p.
+        p = float32(best / bound)
+        valid = p >= zero
+    else:
+        slack = select(best < zero, -best, best) * _F32(2.0**-20)
+        t = float32((best - slack - bound) / epsilon)
+        valid = t > zero
+        t = select(valid, t, zero)
+        if family == NORMAL:
+            # Pollak (1956): 1 - Phi(t) <= 2 phi(t) / (t + sqrt(t^2 + 8 / pi)).
+            squared = t * t
+            p = _F32(0.7978846) / (exp32(_F32(0.5) * squared) * (t + sqrt(squared + _F32(2.5464))))
+        else:
+            p = _F32(1.0) / exp32(t)  # 1 / (1 + e^t) < e^-t
+    reach = fma(p, _F32(2.0**32 * 1.0001), _F32(2.0))
+    reach = select(reach < _NEVER, reach, _NEVER)
+    return select(valid, uint32(reach) ^ np.uint32(0xFFFFFFFF), np.uint32(0))
+
+
+@jitable
+def beats(value, index, best, winner):
+    """The total order of decisions: larger value first, lowest index on a tie."""
+    return (value > best) | ((value == best) & (index < winner))
+
+
+@jitable
+def winners(plan, d, epsilon, family, first_sample, row, key, kept, offset):
+    """The argmax of samples ``first_sample + (0 .. 31)``, as a vector of int32.
+
+    Where ``kept`` has room, no quad is dropped and its scores are stored on the way.
+    """
+    a, order, bound = plan
+    keep = kept.size > 0
+    best = broadcast(a.dtype.type(-np.inf))
+    winner = broadcast(np.int32(0))
+    hopeless = broadcast(np.uint32(0))
+    for tile in range(bound.size):
+        if tile > 0:
+            hopeless = hopeless_words(family, bound[tile], epsilon, best)
+        for j in range(tile * _TILE, min((tile + 1) * _TILE, order.size)):
+            q = order[j]
+            w = noise_words(q, first_sample, row, key)
+            hit = (w[0] > hopeless) | (w[1] > hopeless) | (w[2] > hopeless) | (w[3] > hopeless)
+            if keep or any_lane(hit):
+                r = decision_noise(family, a, w, d - 4 * q, q, first_sample, row, key)
+                if keep:
+                    s = scores_beside(family, r, a, w, d - 4 * q, q, first_sample, row, key)
+                    for k in range(4):
+                        store(kept, (4 * q + k) * CHUNK + offset, s[k])
+                value, index = best_of_quad(family, r, a, 4 * q, epsilon)
+                better = (value > best) | ((value == best) & (index < winner))
+                best = select(better, value, best)
+                winner = select(better, index, winner)
+    return winner
+
+
+@jitable
+def best_of_quad(family, r, a, i, epsilon):
+    """The largest perturbed score of coordinates ``i .. i + 3`` and its index, lowest on a tie."""
+    if is_race(family):
+        v0, v1, v2, v3 = r[0] * a[i], r[1] * a[i + 1], r[2] * a[i + 2], r[3] * a[i + 3]
+    else:
+        v0, v1 = fma(r[0], epsilon, a[i]), fma(r[1], epsilon, a[i + 1])
+        v2, v3 = fma(r[2], epsilon, a[i + 2]), fma(r[3], epsilon, a[i + 3])
+    i0, i2 = broadcast(np.int32(i)), broadcast(np.int32(i + 2))
+    low, high = v1 > v0, v3 > v2
+    va, ia = select(low, v1, v0), select(low, i0 + np.int32(1), i0)
+    vb, ib = select(high, v3, v2), select(high, i2 + np.int32(1), i2)
+    final = vb > va
+    return select(final, vb, va), select(final, ib, ia)
+
+
+@jitable
+def sample_scores(family, like, live, q, first_sample, offset, row, key, kept):
+    """The scores of a quad for samples ``first_sample + offset + (0 .. 31)``, kept or drawn again."""
+    if kept.size > 0:
+        at = 4 * q * CHUNK + offset
+        return load(kept, at), load(kept, at + CHUNK), load(kept, at + 2 * CHUNK), load(kept, at + 3 * CHUNK)
+    w = noise_words(q, first_sample + offset, row, key)
+    return scores(family, like, w, live, q, first_sample + offset, row, key)
+
+
+# --------------------------------------------------------------------------------- accumulate
+
+
+@jitable
+def add_counts(won, count, counts):
+    """``counts[i] += #{j : won_j = i}``, by comparing lanes where that is fewer operations."""
+    if counts.size <= LANES:
+        for j in range(count, (count + LANES - 1) // LANES * LANES):
+            won[j] = -1
+        for i in range(counts.size):
+            total = 0
+            for j in range(0, count, LANES):
+                total += count_lanes(load(won, j) == np.int32(i))
+            counts[i] += total
+    else:
+        for j in range(count):
+            counts[won[j]] += 1
+
+
+@jitable
+def perturbed_values(theta, epsilon, family, won, count, first_sample, row, key, values):
+    """``values[j]``, the score of sample j's winner with its noise: ``max_i theta_i + eps z_i``."""
+    for j in range(0, count, LANES):
+        winner = load(won, j)
+        quad, place = winner >> np.int32(2), winner & np.int32(3)
+        w = noise_words(quad, first_sample + j, row, key)
+        z = quantiles(family, theta, w, 4, quad, first_sample + j, row, key)
+        even = select(place == np.int32(0), z[0], z[2])
+        odd = select(place == np.int32(1), z[1], z[3])
+        store(values, j, select((place & np.int32(1)) == np.int32(0), even, odd))
+    for j in range(count):
+        values[j] = fma(epsilon, values[j], theta[won[j]])
+
+
+@jitable
+def add_scores(family, d, weights, count, first_sample, row, key, kept, squares, sums):
+    """``sums[0, i] += sum_j weights_j s_ji``; with ``squares`` also ``sums[1, i] += sum (..)^2``."""
+    zero = broadcast(weights.dtype.type(0.0))
+    for q in range((d + 3) // 4):
+        t0 = t1 = t2 = t3 = zero
+        u0 = u1 = u2 = u3 = zero
+        for j in range(0, count, LANES):
+            c = load(weights, j)
+            s = sample_scores(family, weights, d - 4 * q, q, first_sample, j, row, key, kept)
+            t0, t1, t2, t3 = fma(c, s[0], t0), fma(c, s[1], t1), fma(c, s[2], t2), fma(c, s[3], t3)
+            if squares:
+                c0, c1, c2, c3 = c * s[0], c * s[1], c * s[2], c * s[3]
+                u0, u1, u2, u3 = fma(c0, c0, u0), fma(c1, c1, u1), fma(c2, c2, u2), fma(c3, c3, u3)
+        add_quad(sums[0], q, t0, t1, t2, t3)
+        if squares:
+            add_quad(sums[1], q, u0, u1, u2, u3)
+
+
+@jitable
+def add_quad(sums, q, t0, t1, t2, t3):
+    """Add four trees of lanes to coordinates ``4 q .. 4 q + 3``; the padding is dropped."""
+    i = 4 * q
+    sums[i] += tree_sum(t0)
+    if i + 1 < sums.size:
+        sums[i + 1] += tree_sum(t1)
+    if i + 2 < sums.size:
+        sums[i + 2] += tree_sum(t2)
+    if i + 3 < sums.size:
+        sums[i + 3] += tree_sum(t3)
+
+
+@jitable
+def score_products(family, direction, count, first_sample, row, key, kept, products):
+    """``products[j] = <s(z_j), direction>``, coordinates in order by fused multiply-add."""
+    for j in range(0, count, LANES):
+        p = broadcast(products.dtype.type(0.0))
+        for q in range((direction.size + 3) // 4):
+            live = direction.size - 4 * q
+            s = sample_scores(family, products, live, q, first_sample, j, row, key, kept)
+            for r in range(4):
+                if r < live:
+                    p = fma(direction[4 * q + r], s[r], p)
+        store(products, j, p)
+
+
+@jitable
+def add_outer(family, d, won, count, first_sample, row, key, kept, squares, buffer, sums):
+    """``sums[0, i d + k] += sum_j [won_j = i] s_jk``; with ``squares`` also of squared scores."""
+    for q in range((d + 3) // 4):
+        for j in range(0, count, LANES):
+            s = sample_scores(family, buffer, d - 4 * q, q, first_sample, j, row, key, kept)
+            for r in range(4):
+                store(buffer, r * CHUNK + j, s[r])
+        for r in range(min(4, d - 4 * q)):
+            for j in range(count):
+                x = np.float64(buffer[r * CHUNK + j])
+                sums[0, won[j] * d + 4 * q + r] += x
+                if squares:
+                    sums[1, won[j] * d + 4 * q + r] += x * x
+
+
+@jitable
+def expected(direction, mean):
+    """``<direction, mean>`` in float64, in order: the centre of the leave-one-out weights."""
+    total = 0.0
+    for i in range(direction.size):
+        total += np.float64(direction[i]) * np.float64(mean[i])
+    return total
+
+
+# ---------------------------------------------------------------------------------- the launch
+
+
+VALUE, MAXIMUM, VJP, JVP, JACOBIAN = range(5)
+"""What a launch accumulates beside the counts."""
+
+
+@kernel
+def run(
+    task_begin, task_end, parts, operation, squares, theta, epsilon, family, key,
+    num_samples, first_sample, first_row, direction, mean, counts, sums,
+):  # fmt: skip
+    """Tasks ``task_begin .. task_end - 1``: a row each (``parts`` = 1) or a strand of one (16).
+
+    ``counts`` (tasks, d) and ``sums`` (tasks, ...) receive integers and float64 totals.
+    """
+    d = theta.shape[1]
+    quads = (d + 3) // 4
+    padded = np.empty(4 * quads, theta.dtype)
+    plan = padded, np.empty(quads, np.int64), np.empty((quads + _TILE - 1) // _TILE, theta.dtype)
+    won = np.empty(CHUNK, np.int32)
+    weights = np.empty(CHUNK, theta.dtype)
+    buffer = np.empty(4 * CHUNK if operation == JACOBIAN else 0, theta.dtype)
+    strand = np.empty(sums.shape[1:], np.float64)
+    keep = operation >= VJP and d <= _KEEP
+    kept = np.empty(4 * quads * CHUNK if keep else 0, theta.dtype)
+    centre = theta.dtype.type(0.0)
+    for task in range(task_begin, task_end):
+        b, part = divmod(task, parts)
+        row = first_row + b
+        prepare(theta[b], epsilon, family, plan)
+        if operation == VJP:
+            centre = theta.dtype.type(expected(direction[b], mean[b]))
+        for first_chunk in range(part, STRANDS, parts):
+            strand[...] = 0.0
+            for m in range(first_chunk * CHUNK, num_samples, STRANDS * CHUNK):
+                sample, n = first_sample + m, min(CHUNK, num_samples - m)
+                for j in range(0, n, LANES):
+                    w = winners(plan, d, epsilon, family, sample + j, row, key, kept, j)
+                    store(won, j, w)
+                if operation != VJP:
+                    add_counts(won, n, counts[task])
+                if operation == MAXIMUM:
+                    perturbed_values(theta[b], epsilon, family, won, n, sample, row, key, weights)
+                    for j in range(n):
+                        x = np.float64(weights[j])
+                        strand[0, 0] += x
+                        strand[1, 0] += x * x
+                elif operation == VJP:
+                    weights[:] = 0.0
+                    for j in range(n):
+                        weights[j] = direction[b, won[j]] - centre
+                    add_scores(family, d, weights, n, sample, row, key, kept, squares, strand)
+                elif operation == JVP:
+                    score_products(family, direction[b], n, sample, row, key, kept, weights)
+                    for j in range(n):
+                        x = np.float64(weights[j])
+                        strand[0, won[j]] += x
+                        strand[1, won[j]] += x * x
+                elif operation == JACOBIAN:
+                    add_outer(family, d, won, n, sample, row, key, kept, squares, buffer, strand)
+            if first_chunk * CHUNK < num_samples:
+                sums[task] += strand

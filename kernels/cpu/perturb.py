@@ -1,0 +1,110 @@
+"""Perturb: noise for one quad (four coordinates) of one row, thirty-two samples at a time.
+
+Lane = sample. Of Philox's counter ``(quad, sample, row, stream)`` only the sample varies from lane
+to lane. Every function returns four vectors, one a coordinate; ``like`` (the row of scores) only
+gives the precision. The branches on ``family`` are the same for all lanes and cost nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from .. import noise
+from ..bits import uint32, uint64
+from ..noise import GUMBEL, NORMAL
+from ..philox import STREAM_NOISE, STREAM_REFINE, philox4x32
+from ._jit import jitable
+from .simd import lane_indices
+
+@jitable
+def words(stream, quads, first_sample, row, key):
+    """Word ``r`` of lane ``l``: coordinate ``4 quad + r`` of sample ``first_sample + l``."""
+    samples = lane_indices() + uint64(first_sample)
+    w = philox4x32(uint64(quads), samples, uint64(row), stream, key[0], key[1])
+    return uint32(w[0]), uint32(w[1]), uint32(w[2]), uint32(w[3])
+
+
+@jitable
+def noise_words(quads, first_sample, row, key):
+    """The words whose order is the order of the noise (float64 refines them, see ``_pairs``)."""
+    return words(STREAM_NOISE, quads, first_sample, row, key)
+
+
+@jitable
+def _pairs(function, w, live, quads, first_sample, row, key):
+    v = words(STREAM_REFINE, quads, first_sample, row, key)
+    z0, z1 = function(w[0], v[0]), function(w[1], v[1])
+    if live > 2:
+        return z0, z1, function(w[2], v[2]), function(w[3], v[3])
+    return z0, z1, z0, z1
+
+
+@jitable
+def _singles(function, w, live):
+    z0, z1 = function(w[0]), function(w[1])
+    if live > 2:
+        return z0, z1, function(w[2]), function(w[3])
+    return z0, z1, z0, z1
+
+
+def _define(function, normal, gumbel, logistic):
+    """Give ``function(family, like, w, ...)`` its three formulas in each precision."""
+    n32, g32, l32 = (getattr(noise, f"{name}32") for name in (normal, gumbel, logistic))
+    n64, g64, l64 = (getattr(noise, f"{name}64") for name in (normal, gumbel, logistic))
+
+    def single_precision(family, like, w, live, quads, first_sample, row, key):
+        if family == NORMAL:
+            return _singles(n32, w, live)
+        if family == GUMBEL:
+            return _singles(g32, w, live)
+        return _singles(l32, w, live)
+
+    def double_precision(family, like, w, live, quads, first_sample, row, key):
+        if family == NORMAL:
+            return _pairs(n64, w, live, quads, first_sample, row, key)
+        if family == GUMBEL:
+            return _pairs(g64, w, live, quads, first_sample, row, key)
+        return _pairs(l64, w, live, quads, first_sample, row, key)
+
+    @overload(function, jit_options={"forceinline": True})
+    def _(family, like, w, live, quads, first_sample, row, key):
+        return single_precision if like.dtype == types.float32 else double_precision
+
+
+def quantiles(family, like, w, live, quads, first_sample, row, key):
+    """The noise ``z`` itself."""
+    raise NotImplementedError("compiled code only")
+
+
+def decision_noise(family, like, w, live, quads, first_sample, row, key):
+    """What a decision is made on: ``z``, or for Gumbel noise the exponential ``E = exp(-z)``."""
+    raise NotImplementedError("compiled code only")
+
+
+def scores(family, like, w, live, quads, first_sample, row, key):
+    """``s(z)``, the weights of the derivative estimators."""
+    raise NotImplementedError("compiled code only")
+
+
+_define(quantiles, "normal", "gumbel", "logistic")
+_define(decision_noise, "normal", "exponential", "logistic")
+_define(scores, "normal", "gumbel_score", "logistic_score")
+
+
+@jitable
+def scores_beside(family, decided, like, w, live, quads, first_sample, row, key):
+    """``scores`` where ``decided = decision_noise(...)`` is at hand: no second logarithm."""
+    if family == NORMAL:
+        return decided
+    if family == GUMBEL:
+        one = like.dtype.type(1.0)
+        return one - decided[0], one - decided[1], one - decided[2], one - decided[3]
+    return scores(family, like, w, live, quads, first_sample, row, key)
+
+
+@jitable
+def is_race(family):
+    """Whether decisions minimise ``E exp(-theta / eps)`` instead of maximising ``theta + eps z``."""
+    return family == GUMBEL

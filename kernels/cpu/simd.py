@@ -1,0 +1,278 @@
+"""Thirty-two lanes as one value: an explicit SIMD type for Numba.
+
+``Vector(dtype)`` is LLVM's ``<32 x dtype>``: one AVX-512 register of float32, two AVX2 registers,
+four of SSE or NEON; LLVM splits it to fit, so the kernels are portable and their results do not
+depend on the machine. The usual operators work lane by lane, scalars broadcast, and comparisons
+give masks for ``select`` and ``any_lane``. The formulas of ``noise.py`` and ``philox.py`` are
+generic in exactly these operations, so the same source serves NumPy arrays, scalars and vectors.
+
+Written out rather than left to LLVM's auto-vectoriser: a value that lives in registers across
+"perturb, solve, accumulate" needs no buffer, short loops are vectorised too (they are unrolled and
+lost otherwise), and nothing depends on how an index happens to be typed.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
+from numba.np.arrayobj import make_array
+
+LANES = 32
+_INT32 = ir.IntType(32)
+
+
+class Vector(types.Type):
+    """The Numba type of 32 lanes of ``dtype``; ``types.boolean`` makes a mask."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f"Vector({dtype})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        bits = 1 if fe_type.dtype is types.boolean else None
+        element = ir.IntType(1) if bits else manager.lookup(fe_type.dtype).get_value_type()
+        super().__init__(manager, fe_type, ir.VectorType(element, LANES))
+
+
+def splat(builder, scalar):
+    """LLVM code for 32 copies of a scalar."""
+    vector = ir.VectorType(scalar.type, LANES)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES))
+
+
+def to_lanes(context, builder, value, from_type, dtype):
+    """LLVM code that brings a scalar or a vector to ``Vector(dtype)``."""
+    if isinstance(from_type, Vector):
+        return value
+    return splat(builder, context.cast(builder, value, from_type, dtype))
+
+
+def common_dtype(*argument_types):
+    """The lane type of the vectors among the arguments; None where they disagree or there are none."""
+    dtypes = {a.dtype for a in argument_types if isinstance(a, Vector)}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+# --------------------------------------------------------------------------------- operators
+
+_ARITHMETIC = {
+    operator.add: ("fadd", "add", "add"),
+    operator.sub: ("fsub", "sub", "sub"),
+    operator.mul: ("fmul", "mul", "mul"),
+    operator.truediv: ("fdiv", None, None),
+    operator.and_: (None, "and_", "and_"),
+    operator.or_: (None, "or_", "or_"),
+    operator.xor: (None, "xor", "xor"),
+    operator.lshift: (None, "shl", "shl"),
+    operator.rshift: (None, "ashr", "lshr"),
+}
+_COMPARISON = {
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.eq: "==",
+    operator.ne: "!=",
+}
+
+
+def _kind(dtype):
+    if isinstance(dtype, types.Float):
+        return 0
+    return 1 if dtype is not types.boolean and dtype.signed else 2
+
+
+def _register_operator(function, is_comparison):
+    class Template(AbstractTemplate):
+        def generic(self, args, kws):
+            dtype = common_dtype(*args)
+            if len(args) != 2 or dtype is None:
+                return None
+            if not is_comparison and _ARITHMETIC[function][_kind(dtype)] is None:
+                return None
+            result = Vector(types.boolean if is_comparison else dtype)
+            return signature(result, *args)
+
+    infer_global(function)(Template)
+
+    def lower(context, builder, sig, args):
+        dtype = common_dtype(*sig.args)
+        a, b = (to_lanes(context, builder, x, t, dtype) for x, t in zip(args, sig.args))
+        kind = _kind(dtype)
+        if not is_comparison:
+            return getattr(builder, _ARITHMETIC[function][kind])(a, b)
+        compare = (builder.fcmp_ordered, builder.icmp_signed, builder.icmp_unsigned)[kind]
+        return compare(_COMPARISON[function], a, b)
+
+    for pair in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(function, *pair)(lower)
+
+
+for _function in _ARITHMETIC:
+    _register_operator(_function, is_comparison=False)
+for _function in _COMPARISON:
+    _register_operator(_function, is_comparison=True)
+
+
+@infer_global(operator.neg)
+class _NegTemplate(AbstractTemplate):
+    def generic(self, args, kws):
+        return signature(args[0], *args) if isinstance(args[0], Vector) else None
+
+
+@lower_builtin(operator.neg, Vector)
+def _lower_neg(context, builder, sig, args):
+    return builder.fneg(args[0]) if _kind(sig.args[0].dtype) == 0 else builder.neg(args[0])
+
+
+# ----------------------------------------------------------------------------- memory and lanes
+
+
+def _element_pointer(context, builder, array_type, array, index, pointee):
+    data = make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), pointee.as_pointer())
+
+
+@intrinsic
+def load(typing_context, array, index):
+    """32 consecutive elements of a one-dimensional C-contiguous array, from ``index``."""
+    result = Vector(array.dtype)
+
+    def codegen(context, builder, sig, args):
+        llvm_type = context.get_value_type(result)
+        pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1], llvm_type)
+        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+
+    return result(array, types.intp), codegen
+
+
+@intrinsic
+def store(typing_context, array, index, vector):
+    """Write 32 lanes to consecutive elements of a one-dimensional array, from ``index``."""
+
+    def codegen(context, builder, sig, args):
+        pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1], args[2].type)
+        builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic
+def broadcast(typing_context, scalar):
+    """32 copies of a scalar."""
+
+    def codegen(context, builder, sig, args):
+        return splat(builder, args[0])
+
+    return Vector(scalar)(scalar), codegen
+
+
+@intrinsic
+def lane_indices(typing_context):
+    """(0, 1, ..., 31) as uint64."""
+    result = Vector(types.uint64)
+
+    def codegen(context, builder, sig, args):
+        return ir.Constant(context.get_value_type(result), list(range(LANES)))
+
+    return result(), codegen
+
+
+@intrinsic
+def any_lane(typing_context, mask):
+    """Whether the mask holds in any lane."""
+
+    def codegen(context, builder, sig, args):
+        word = builder.bitcast(args[0], ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", word, ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(mask), codegen
+
+
+@intrinsic
+def count_lanes(typing_context, mask):
+    """In how many lanes the mask holds."""
+
+    def codegen(context, builder, sig, args):
+        word = builder.bitcast(args[0], ir.IntType(LANES))
+        return builder.zext(builder.ctpop(word), ir.IntType(64))
+
+    return types.intp(mask), codegen
+
+
+@intrinsic
+def tree_sum(typing_context, vector):
+    """The sum of the lanes over a fixed tree: lanes 16 apart are added, then 8, 4, 2 and 1 apart."""
+
+    def codegen(context, builder, sig, args):
+        value, width = args[0], LANES
+        while width > 1:
+            width //= 2
+            mask = ir.VectorType(_INT32, width)
+            undefined = ir.Constant(value.type, ir.Undefined)
+            low = builder.shuffle_vector(value, undefined, ir.Constant(mask, list(range(width))))
+            high = builder.shuffle_vector(
+                value, undefined, ir.Constant(mask, list(range(width, 2 * width)))
+            )
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(_INT32, 0))
+
+    return vector.dtype(vector), codegen
+
+
+# --------------------------------------------------------- the primitives of bits.py, for lanes
+
+
+def convert(context, builder, value, from_dtype, to_dtype):
+    """LLVM code for a lane-wise numeric conversion (truncation toward zero for float to int)."""
+    target = context.get_value_type(Vector(to_dtype))
+    from_kind, to_kind = _kind(from_dtype), _kind(to_dtype)
+    if from_kind == 0 and to_kind == 0:
+        wider = to_dtype.bitwidth > from_dtype.bitwidth
+        if to_dtype.bitwidth == from_dtype.bitwidth:
+            return value
+        return builder.fpext(value, target) if wider else builder.fptrunc(value, target)
+    if from_kind == 0:
+        return (builder.fptosi if to_kind == 1 else builder.fptoui)(value, target)
+    if to_kind == 0:
+        return (builder.sitofp if from_kind == 1 else builder.uitofp)(value, target)
+    if to_dtype.bitwidth == from_dtype.bitwidth:
+        return value
+    if to_dtype.bitwidth < from_dtype.bitwidth:
+        return builder.trunc(value, target)
+    return (builder.sext if from_kind == 1 else builder.zext)(value, target)
+
+
+def call_llvm(builder, name, args):
+    """Call an LLVM intrinsic of real arguments, ``fma`` or ``sqrt``, on scalars or on lanes."""
+    real = args[0].type
+    element = real.element if isinstance(real, ir.VectorType) else real
+    suffix = "f32" if isinstance(element, ir.FloatType) else "f64"
+    lanes = f"v{LANES}" if isinstance(real, ir.VectorType) else ""
+    full_name = f"llvm.{name}.{lanes}{suffix}"
+    function = builder.module.globals.get(full_name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(real, [real] * len(args)), full_name)
+    return builder.call(function, args)
+
+
+NUMPY_TO_NUMBA = {
+    np.float32: types.float32,
+    np.float64: types.float64,
+    np.int32: types.int32,
+    np.int64: types.int64,
+    np.uint32: types.uint32,
+    np.uint64: types.uint64,
+}
