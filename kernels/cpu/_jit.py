@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools as ft
+import hashlib
+from pathlib import Path
 from types import FunctionType
 
 from numba import njit, types
@@ -109,4 +111,30 @@ for _module in (philox, noise):
         if isinstance(_value, FunctionType) and getattr(_value, "__module__", None) == _module.__name__:
             jitable(_value)
 
-kernel = ft.partial(njit, nogil=True, boundscheck=False, error_model="numpy", cache=True)
+
+
+_SETTINGS = dict(nogil=True, boundscheck=False, error_model="numpy")
+
+
+@ft.cache
+def source_stamp() -> str:
+    """A hash of every kernel source: what compiled code on disk was made from."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def kernel(function):
+    """Compile an entry point on first call, and cache the machine code on disk.
+
+    Numba's cache looks only at the file that holds ``function``; its pieces live in other files, so
+    an edit there would leave stale code. The stamp covers them all. Where no directory can be
+    written the kernel is compiled in every process.
+    """
+    try:
+        dispatcher = njit(cache=True, **_SETTINGS)(function)
+    except RuntimeError:  # "no locator available"
+        return njit(**_SETTINGS)(function)
+    dispatcher._cache._cache_file._source_stamp = source_stamp()
+    return dispatcher

@@ -36,13 +36,13 @@ from .. import noise
 from ..bits import float32, fma, select, sqrt, uint32
 from ..noise import NORMAL, exp32
 from ._jit import jitable, kernel
-from .perturb import decision_noise, is_race, noise_words, quantiles, scores, scores_beside
+from .perturb import decision_noise, is_race, noise_words, quantile_at, scores, scores_beside
 from .simd import LANES, any_lane, broadcast, count_lanes, load, store, tree_sum
 
 CHUNK = 256
 STRANDS = 16
 
-_KEEP = 128  # coordinates up to which a chunk's scores are kept, not drawn again
+_KEEP = 512  # coordinates up to which a chunk's scores are kept, not drawn again (512 kB of L2)
 _TILE = 8  # quads that share one threshold
 _BUCKETS = 64  # classes of the visiting order
 _F32 = np.float32
@@ -203,13 +203,13 @@ def best_of_quad(family, r, a, i, epsilon):
 
 
 @jitable
-def sample_scores(family, like, live, q, first_sample, offset, row, key, kept):
+def sample_scores(family, like, q, first_sample, offset, row, key, kept):
     """The scores of a quad for samples ``first_sample + offset + (0 .. 31)``, kept or drawn again."""
     if kept.size > 0:
         at = 4 * q * CHUNK + offset
         return load(kept, at), load(kept, at + CHUNK), load(kept, at + 2 * CHUNK), load(kept, at + 3 * CHUNK)
     w = noise_words(q, first_sample + offset, row, key)
-    return scores(family, like, w, live, q, first_sample + offset, row, key)
+    return scores(family, like, w, 4, q, first_sample + offset, row, key)
 
 
 # --------------------------------------------------------------------------------- accumulate
@@ -235,13 +235,7 @@ def add_counts(won, count, counts):
 def perturbed_values(theta, epsilon, family, won, count, first_sample, row, key, values):
     """``values[j]``, the score of sample j's winner with its noise: ``max_i theta_i + eps z_i``."""
     for j in range(0, count, LANES):
-        winner = load(won, j)
-        quad, place = winner >> np.int32(2), winner & np.int32(3)
-        w = noise_words(quad, first_sample + j, row, key)
-        z = quantiles(family, theta, w, 4, quad, first_sample + j, row, key)
-        even = select(place == np.int32(0), z[0], z[2])
-        odd = select(place == np.int32(1), z[1], z[3])
-        store(values, j, select((place & np.int32(1)) == np.int32(0), even, odd))
+        store(values, j, quantile_at(family, theta, load(won, j), first_sample + j, row, key))
     for j in range(count):
         values[j] = fma(epsilon, values[j], theta[won[j]])
 
@@ -255,7 +249,7 @@ def add_scores(family, d, weights, count, first_sample, row, key, kept, squares,
         u0 = u1 = u2 = u3 = zero
         for j in range(0, count, LANES):
             c = load(weights, j)
-            s = sample_scores(family, weights, d - 4 * q, q, first_sample, j, row, key, kept)
+            s = sample_scores(family, weights, q, first_sample, j, row, key, kept)
             t0, t1, t2, t3 = fma(c, s[0], t0), fma(c, s[1], t1), fma(c, s[2], t2), fma(c, s[3], t3)
             if squares:
                 c0, c1, c2, c3 = c * s[0], c * s[1], c * s[2], c * s[3]
@@ -285,7 +279,7 @@ def score_products(family, direction, count, first_sample, row, key, kept, produ
         p = broadcast(products.dtype.type(0.0))
         for q in range((direction.size + 3) // 4):
             live = direction.size - 4 * q
-            s = sample_scores(family, products, live, q, first_sample, j, row, key, kept)
+            s = sample_scores(family, products, q, first_sample, j, row, key, kept)
             for r in range(4):
                 if r < live:
                     p = fma(direction[4 * q + r], s[r], p)
@@ -297,7 +291,7 @@ def add_outer(family, d, won, count, first_sample, row, key, kept, squares, buff
     """``sums[0, i d + k] += sum_j [won_j = i] s_jk``; with ``squares`` also of squared scores."""
     for q in range((d + 3) // 4):
         for j in range(0, count, LANES):
-            s = sample_scores(family, buffer, d - 4 * q, q, first_sample, j, row, key, kept)
+            s = sample_scores(family, buffer, q, first_sample, j, row, key, kept)
             for r in range(4):
                 store(buffer, r * CHUNK + j, s[r])
         for r in range(min(4, d - 4 * q)):
@@ -380,3 +374,21 @@ def run(
                     add_outer(family, d, won, n, sample, row, key, kept, squares, buffer, strand)
             if first_chunk * CHUNK < num_samples:
                 sums[task] += strand
+
+
+@kernel
+def run_winners(row_begin, row_end, theta, epsilon, family, key, first_sample, first_row, out):
+    """``out[m, b]`` = the winner of sample ``first_sample + m`` of row ``first_row + b``."""
+    d = theta.shape[1]
+    quads = (d + 3) // 4
+    padded = np.empty(4 * quads, theta.dtype)
+    plan = padded, np.empty(quads, np.int64), np.empty((quads + _TILE - 1) // _TILE, theta.dtype)
+    won = np.empty(LANES, np.int32)
+    kept = np.empty(0, theta.dtype)
+    for b in range(row_begin, row_end):
+        prepare(theta[b], epsilon, family, plan)
+        for m in range(0, out.shape[0], LANES):
+            w = winners(plan, d, epsilon, family, first_sample + m, first_row + b, key, kept, 0)
+            store(won, 0, w)
+            for j in range(min(LANES, out.shape[0] - m)):
+                out[m + j, b] = won[j]

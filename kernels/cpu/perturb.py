@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import overload
 
 from .. import noise
-from ..bits import uint32, uint64
+from ..bits import select, uint32, uint64
 from ..noise import GUMBEL, NORMAL
 from ..philox import STREAM_NOISE, STREAM_REFINE, philox4x32
 from ._jit import jitable
@@ -73,11 +73,6 @@ def _define(function, normal, gumbel, logistic):
         return single_precision if like.dtype == types.float32 else double_precision
 
 
-def quantiles(family, like, w, live, quads, first_sample, row, key):
-    """The noise ``z`` itself."""
-    raise NotImplementedError("compiled code only")
-
-
 def decision_noise(family, like, w, live, quads, first_sample, row, key):
     """What a decision is made on: ``z``, or for Gumbel noise the exponential ``E = exp(-z)``."""
     raise NotImplementedError("compiled code only")
@@ -88,7 +83,6 @@ def scores(family, like, w, live, quads, first_sample, row, key):
     raise NotImplementedError("compiled code only")
 
 
-_define(quantiles, "normal", "gumbel", "logistic")
 _define(decision_noise, "normal", "exponential", "logistic")
 _define(scores, "normal", "gumbel_score", "logistic_score")
 
@@ -102,6 +96,38 @@ def scores_beside(family, decided, like, w, live, quads, first_sample, row, key)
         one = like.dtype.type(1.0)
         return one - decided[0], one - decided[1], one - decided[2], one - decided[3]
     return scores(family, like, w, live, quads, first_sample, row, key)
+
+
+@jitable
+def _pick(w, place):
+    even = select(place == np.int32(0), w[0], w[2])
+    odd = select(place == np.int32(1), w[1], w[3])
+    return select((place & np.int32(1)) == np.int32(0), even, odd)
+
+
+def quantile_at(family, like, coordinates, first_sample, row, key):
+    """The noise ``z`` of one coordinate a lane: ``coordinates`` is a vector of int32."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(quantile_at, jit_options={"forceinline": True})
+def _(family, like, coordinates, first_sample, row, key):
+    def single_precision(family, like, coordinates, first_sample, row, key):
+        quads, place = coordinates >> np.int32(2), coordinates & np.int32(3)
+        w = _pick(noise_words(quads, first_sample, row, key), place)
+        if family == NORMAL:
+            return noise.normal32(w)
+        return noise.gumbel32(w) if family == GUMBEL else noise.logistic32(w)
+
+    def double_precision(family, like, coordinates, first_sample, row, key):
+        quads, place = coordinates >> np.int32(2), coordinates & np.int32(3)
+        w = _pick(noise_words(quads, first_sample, row, key), place)
+        v = _pick(words(STREAM_REFINE, quads, first_sample, row, key), place)
+        if family == NORMAL:
+            return noise.normal64(w, v)
+        return noise.gumbel64(w, v) if family == GUMBEL else noise.logistic64(w, v)
+
+    return single_precision if like.dtype == types.float32 else double_precision
 
 
 @jitable
