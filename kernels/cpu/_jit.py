@@ -136,5 +136,5 @@ def kernel(function):
         dispatcher = njit(cache=True, **_SETTINGS)(function)
     except RuntimeError:  # "no locator available"
         return njit(**_SETTINGS)(function)
-    dispatcher._cache._cache_file._source_stamp = source_stamp()
+    dispatcher._cache._cache_file._source_stamp = function.__module__, source_stamp()
     return dispatcher

@@ -1,0 +1,22 @@
+"""Differentiable perturbed optimizers from fused kernels.
+
+    y_eps(theta) = E[y*(theta + eps Z)],   y*(theta) = argmax_{y in Y} <y, theta>
+
+One launch samples the noise, solves the discrete problem for every sample and accumulates the mean
+or the score-weighted derivative; nothing of size samples x batch x coordinates is ever stored
+(Berthet et al., "Learning with Differentiable Perturbed Optimizers", NeurIPS 2020).
+"""
+
+from ._estimate import Estimate as Estimate
+from ._functional import fenchel_young_loss as fenchel_young_loss
+from ._functional import perturbed_argmax as perturbed_argmax
+from ._noise import Gumbel as Gumbel
+from ._noise import Logistic as Logistic
+from ._noise import Noise as Noise
+from ._noise import Normal as Normal
+from ._oracles import Argmax as Argmax
+from ._oracles import Oracle as Oracle
+from ._perturbed import Perturbed as Perturbed
+from ._version import __version__ as __version__
+from .kernels.cpu.threads import get_num_threads as get_num_threads
+from .kernels.cpu.threads import set_num_threads as set_num_threads

@@ -1,0 +1,159 @@
+"""Any array in, the same kind out, without copies.
+
+Requirements that shaped this file:
+* a framework is recognised only if it is already in ``sys.modules``; nothing is ever imported for
+  a type test;
+* the CPU kernels see NumPy views of the caller's memory; float16 and bfloat16 alone are converted;
+* arrays that live elsewhere, or are being traced, get an error that says what to do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_COMPUTE = {"float32": np.float32, "float64": np.float64, "float16": np.float32, "bfloat16": np.float32}
+
+
+class Scores(NamedTuple):
+    """An array as the kernels take it, and the way back to its own kind."""
+
+    rows: np.ndarray
+    """(rows, d), C-contiguous, float32 or float64."""
+    shape: tuple[int, ...]
+    """The original shape, ``(..., d)``."""
+    kind: str
+    """"numpy", "torch", "jax" or "dlpack"."""
+    restore: Callable[[np.ndarray], Any]
+    """A NumPy result, of any shape, as the caller's kind and dtype."""
+
+
+def as_scores(x: Any, name: str) -> Scores:
+    """View ``x`` as a batch of rows; raises what ``name`` should have been."""
+    kind = kind_of(x)
+    array, restore = _VIEWS[kind](x, name)
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(
+            f"{name} must have at least one coordinate on its last axis, got shape {array.shape}"
+        )
+    rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1])
+    if np.isnan(rows).any():
+        row, column = np.argwhere(np.isnan(rows))[0]
+        raise ValueError(
+            f"{name} contains NaN, first at row {row}, coordinate {column} (rows are all leading "
+            "axes flattened); mask a score with -inf instead"
+        )
+    return Scores(rows, array.shape, kind, restore)
+
+
+def as_companion(x: Any, name: str, like: Scores) -> np.ndarray:
+    """A second array (a cotangent, a target) beside ``like``: same kind, broadcast to its shape."""
+    kind = kind_of(x)
+    if kind != like.kind:
+        raise TypeError(f"{name} is a {kind} array but theta is a {like.kind} array; pass one kind")
+    array, _ = _VIEWS[kind](x, name)
+    try:
+        array = np.broadcast_to(array, like.shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} must broadcast to theta's shape {like.shape}, got shape {array.shape}"
+        ) from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
+    return np.ascontiguousarray(array, dtype=like.rows.dtype).reshape(like.rows.shape)
+
+
+def kind_of(x: Any) -> str:
+    """Which framework ``x`` belongs to; lists and numbers count as NumPy."""
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return "torch"
+    if jax is not None and isinstance(x, jax.Array):
+        return "jax"
+    if isinstance(x, (np.ndarray, np.generic, list, tuple, float, int)):
+        return "numpy"
+    if hasattr(x, "__dlpack__"):
+        return "dlpack"
+    raise TypeError(f"expected an array (NumPy, torch, JAX or __dlpack__), got {type(x).__name__}")
+
+
+def _compute_dtype(dtype_name: str, name: str, cast: str) -> type:
+    if dtype_name in _COMPUTE:
+        return _COMPUTE[dtype_name]
+    raise TypeError(
+        f"{name} must be float16, bfloat16, float32 or float64, got {dtype_name}; "
+        f"cast it first: {cast}"
+    )
+
+
+def _from_numpy(x, name):
+    array = np.asarray(x)
+    if isinstance(x, (list, tuple, int)) and array.dtype.kind in "iu":
+        array = array.astype(np.float64)  # a literal such as [1, 2, 3]
+    dtype = array.dtype
+    compute = _compute_dtype(dtype.name, name, f"{name}.astype(numpy.float32)")
+    return array.astype(compute, copy=False), lambda out: out.astype(dtype, copy=False)
+
+
+def _from_torch(x, name):
+    import torch
+
+    if x.device.type != "cpu":
+        raise NotImplementedError(
+            f"{name} is on {x.device}; the CUDA kernels are not available yet: pass {name}.cpu()"
+        )
+    dtype = x.dtype
+    compute = _compute_dtype(str(dtype).removeprefix("torch."), name, f"{name}.float()")
+    view = x.detach()
+    if compute is np.float32:
+        view = view.float()
+
+    def restore(out):
+        return torch.from_numpy(np.ascontiguousarray(out)).to(dtype)
+
+    return view.numpy(), restore
+
+
+def _from_jax(x, name):
+    import jax
+
+    if isinstance(x, jax.core.Tracer):
+        raise NotImplementedError(
+            f"{name} is being traced by JAX (jit, grad or vmap), which dpo does not support yet; "
+            "call it on concrete arrays, and use .vjp, .jvp or .jacobian for derivatives"
+        )
+    if any(device.platform != "cpu" for device in x.devices()):
+        raise NotImplementedError(
+            f"{name} is on an accelerator; the CUDA kernels are not available yet: "
+            f"pass jax.device_put({name}, jax.devices('cpu')[0])"
+        )
+    dtype = x.dtype
+    compute = _compute_dtype(dtype.name, name, f"{name}.astype('float32')")
+    view = x if dtype.name == np.dtype(compute).name else x.astype(compute)
+    # Results narrower than 64 bits keep their type whatever jax_enable_x64 says.
+    return np.from_dlpack(view), lambda out: jax.numpy.asarray(out, dtype=dtype)
+
+
+def _from_dlpack(x, name):
+    device = x.__dlpack_device__()[0] if hasattr(x, "__dlpack_device__") else 1
+    if int(device) != 1:  # kDLCPU
+        raise NotImplementedError(
+            f"{name} is not in CPU memory; the CUDA kernels are not available yet: copy it to the CPU"
+        )
+    array = np.from_dlpack(x)
+    dtype = array.dtype
+    compute = _compute_dtype(dtype.name, name, f"{name} as float32")
+    namespace = x.__array_namespace__() if hasattr(x, "__array_namespace__") else None
+    back = getattr(namespace, "from_dlpack", lambda out: out)
+    return array.astype(compute, copy=False), lambda out: back(out.astype(dtype, copy=False))
+
+
+_VIEWS: dict[str, Callable[[Any, str], tuple[np.ndarray, Callable]]] = {
+    "numpy": _from_numpy,
+    "torch": _from_torch,
+    "jax": _from_jax,
+    "dlpack": _from_dlpack,
+}

@@ -1,0 +1,160 @@
+"""From launches to estimators: every formula between a kernel's sums and a user's number.
+
+With ``M`` samples, ``y_m = y*(theta + eps z_m)``, ``s_m = s(z_m)`` and ``ybar`` their mean:
+
+    value     ybar                                               unbiased for y_eps
+    maximum   (1 / M) sum_m <y_m, theta + eps z_m>               unbiased for F_eps
+    VJP       (1 / ((M - 1) eps)) sum_m (<v, y_m> - <v, ybar>) s_m
+    JVP       (1 / ((M - 1) eps)) sum_m (y_m - ybar) <s_m, t>
+    Jacobian  (1 / ((M - 1) eps)) sum_m (y_m - ybar) s_m^T
+
+The centred forms are the leave-one-out estimators ("loo"); the plain ones ("none", and M = 1) drop
+``ybar`` and divide by ``M eps``. Both are unbiased (MATH: section 2). Coordinates masked with an
+infinite score have derivative zero, exactly.
+
+Arrays here are NumPy, (rows, d), float32 or float64. Numba is imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._seeds import Seed
+
+
+class Sampler(NamedTuple):
+    """One perturbed argmax: hyper-parameters, the scores and the seed."""
+
+    theta: np.ndarray
+    epsilon: float
+    family: int
+    num_samples: int
+    centred: bool
+    """Leave-one-out, or the plain estimator."""
+    seed: Seed
+
+    def _launch(self, **operation):
+        from .kernels.cpu import launch
+
+        return launch.perturbed_argmax(
+            self.theta,
+            epsilon=self.epsilon,
+            family=self.family,
+            seed=self.seed,
+            num_samples=self.num_samples,
+            **operation,
+        )
+
+    @property
+    def _loo(self) -> bool:
+        return self.centred and self.num_samples > 1
+
+    @property
+    def _scale(self) -> float:
+        """What sums of score-weighted terms are divided by."""
+        return (self.num_samples - 1 if self._loo else self.num_samples) * self.epsilon
+
+    def _cast(self, array: np.ndarray) -> np.ndarray:
+        return array.astype(self.theta.dtype)
+
+    def _unmasked(self, derivative: np.ndarray) -> np.ndarray:
+        """Zero the derivative in the last axis where the score is infinite."""
+        masked = np.isinf(self.theta)
+        if masked.any():
+            derivative = np.where(masked.reshape(self._over(derivative)), 0.0, derivative)
+        return derivative
+
+    def _over(self, array: np.ndarray) -> tuple[int, ...]:
+        rows, d = self.theta.shape
+        return (rows,) + (1,) * (array.ndim - 2) + (d,)
+
+    def _spread(self, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """The standard error of a mean, from the sum of its M terms and of their squares."""
+        m = self.num_samples
+        if m == 1:
+            return np.full(total.shape, np.nan)
+        variance = np.maximum(squares / m - (total / m) ** 2, 0.0) * (m / (m - 1))
+        return np.sqrt(variance / m)
+
+    def winners(self) -> np.ndarray:
+        """The winning index of every sample, (num_samples, rows)."""
+        from .kernels.cpu import launch
+
+        return launch.argmax_winners(
+            self.theta,
+            epsilon=self.epsilon,
+            family=self.family,
+            seed=self.seed,
+            num_samples=self.num_samples,
+        )
+
+    def value(self) -> np.ndarray:
+        """``ybar``, (rows, d)."""
+        return self._cast(self._launch().counts / self.num_samples)
+
+    def value_error(self) -> tuple[np.ndarray, np.ndarray]:
+        """``ybar`` and its standard error; the terms are 0 or 1, their own squares."""
+        counts = self._launch().counts
+        return self._cast(counts / self.num_samples), self._cast(self._spread(counts, counts))
+
+    def maximum(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``Fbar`` and its standard error, (rows,), and ``ybar``, its gradient."""
+        from .kernels.cpu.argmax import MAXIMUM
+
+        sums = self._launch(operation=MAXIMUM)
+        with np.errstate(invalid="ignore"):  # a row's maximum may be infinite
+            error = self._spread(sums.total[:, 0], sums.total_of_squares[:, 0])
+        mean = self._cast(sums.total[:, 0] / self.num_samples)
+        return mean, self._cast(error), self._cast(sums.counts / self.num_samples)
+
+    def vjp(
+        self, v: np.ndarray, mean: np.ndarray | None = None, errors: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """``v^T J`` and, with ``errors``, its standard error. ``mean`` is ``value()`` if at hand."""
+        from .kernels.cpu.argmax import VJP
+
+        if not self._loo:
+            mean = np.zeros_like(v)
+        elif mean is None:
+            mean = self.value()
+        sums = self._launch(operation=VJP, direction=v, mean=mean, squares=errors)
+        return self._derivative(sums.total, sums.total_of_squares if errors else None)
+
+    def jvp(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``J t`` and its standard error."""
+        from .kernels.cpu.argmax import JVP
+
+        t = np.where(np.isinf(self.theta), 0, t)
+        sums = self._launch(operation=JVP, direction=t)
+        total, squares = sums.total, sums.total_of_squares
+        if self._loo:
+            # sum (y - ybar) a and its squares, from y's being 0 or 1.
+            mean = sums.counts / self.num_samples
+            total = sums.total - mean * sums.total.sum(-1, keepdims=True)
+            squares = squares * (1 - 2 * mean) + mean**2 * squares.sum(-1, keepdims=True)
+        error = self._spread(total, squares) * (self.num_samples / self._scale)
+        return self._cast(total / self._scale), self._cast(error)
+
+    def jacobian(self, errors: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """``J``, (rows, d, d), ``J[b, i, k] = d y_i / d theta_k``, and its standard error."""
+        from .kernels.cpu.argmax import JACOBIAN
+
+        rows, d = self.theta.shape
+        sums = self._launch(operation=JACOBIAN, squares=errors)
+        total = sums.total.reshape(rows, d, d)
+        squares = sums.total_of_squares.reshape(rows, d, d) if errors else None
+        if self._loo:
+            mean = (sums.counts / self.num_samples)[:, :, None]
+            total = total - mean * total.sum(1, keepdims=True)
+            if squares is not None:
+                squares = squares * (1 - 2 * mean) + mean**2 * squares.sum(1, keepdims=True)
+        return self._derivative(total, squares)
+
+    def _derivative(self, total, squares) -> tuple[np.ndarray, np.ndarray | None]:
+        result = self._cast(self._unmasked(total / self._scale))
+        if squares is None:
+            return result, None
+        error = self._spread(total, squares) * (self.num_samples / self._scale)
+        return result, self._cast(self._unmasked(error))
