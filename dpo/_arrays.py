@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _COMPUTE = {"float32": np.float32, "float64": np.float64, "float16": np.float32, "bfloat16": np.float32}
+_NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
 class Scores(NamedTuple):
@@ -28,7 +29,7 @@ class Scores(NamedTuple):
     kind: str
     """"numpy", "torch", "jax" or "dlpack"."""
     restore: Callable[[np.ndarray], Any]
-    """A NumPy result, of any shape, as the caller's kind and dtype."""
+    """A NumPy result in the compute dtype, of any shape, as the caller's kind and dtype."""
 
 
 def as_scores(x: Any, name: str) -> Scores:
@@ -40,7 +41,7 @@ def as_scores(x: Any, name: str) -> Scores:
             f"{name} must have at least one coordinate on its last axis, got shape {array.shape}"
         )
     rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1])
-    if np.isnan(rows).any():
+    if (rows != rows).any():
         row, column = np.argwhere(np.isnan(rows))[0]
         raise ValueError(
             f"{name} contains NaN, first at row {row}, coordinate {column} (rows are all leading "
@@ -94,8 +95,10 @@ def _from_numpy(x, name):
     if isinstance(x, (list, tuple, int)) and array.dtype.kind in "iu":
         array = array.astype(np.float64)  # a literal such as [1, 2, 3]
     dtype = array.dtype
+    if dtype in _NATIVE:
+        return array, lambda out: out[()]
     compute = _compute_dtype(dtype.name, name, f"{name}.astype(numpy.float32)")
-    return array.astype(compute, copy=False), lambda out: out.astype(dtype, copy=False)
+    return array.astype(compute), lambda out: out.astype(dtype)[()]
 
 
 def _from_torch(x, name):

@@ -17,11 +17,20 @@ Arrays here are NumPy, (rows, d), float32 or float64. Numba is imported on first
 
 from __future__ import annotations
 
+import functools as ft
 from typing import NamedTuple
 
 import numpy as np
 
 from ._seeds import Seed
+
+
+@ft.cache
+def _kernels():
+    """The CPU kernels; importing them imports Numba, so not before the first call."""
+    from .kernels.cpu import launch
+
+    return launch
 
 
 class Sampler(NamedTuple):
@@ -36,9 +45,7 @@ class Sampler(NamedTuple):
     seed: Seed
 
     def _launch(self, **operation):
-        from .kernels.cpu import launch
-
-        return launch.perturbed_argmax(
+        return _kernels().perturbed_argmax(
             self.theta,
             epsilon=self.epsilon,
             family=self.family,
@@ -80,9 +87,7 @@ class Sampler(NamedTuple):
 
     def winners(self) -> np.ndarray:
         """The winning index of every sample, (num_samples, rows)."""
-        from .kernels.cpu import launch
-
-        return launch.argmax_winners(
+        return _kernels().argmax_winners(
             self.theta,
             epsilon=self.epsilon,
             family=self.family,
@@ -101,9 +106,7 @@ class Sampler(NamedTuple):
 
     def maximum(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``Fbar`` and its standard error, (rows,), and ``ybar``, its gradient."""
-        from .kernels.cpu.argmax import MAXIMUM
-
-        sums = self._launch(operation=MAXIMUM)
+        sums = self._launch(operation=_kernels().MAXIMUM)
         with np.errstate(invalid="ignore"):  # a row's maximum may be infinite
             error = self._spread(sums.total[:, 0], sums.total_of_squares[:, 0])
         mean = self._cast(sums.total[:, 0] / self.num_samples)
@@ -113,21 +116,17 @@ class Sampler(NamedTuple):
         self, v: np.ndarray, mean: np.ndarray | None = None, errors: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """``v^T J`` and, with ``errors``, its standard error. ``mean`` is ``value()`` if at hand."""
-        from .kernels.cpu.argmax import VJP
-
         if not self._loo:
             mean = np.zeros_like(v)
         elif mean is None:
             mean = self.value()
-        sums = self._launch(operation=VJP, direction=v, mean=mean, squares=errors)
+        sums = self._launch(operation=_kernels().VJP, direction=v, mean=mean, squares=errors)
         return self._derivative(sums.total, sums.total_of_squares if errors else None)
 
     def jvp(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``J t`` and its standard error."""
-        from .kernels.cpu.argmax import JVP
-
         t = np.where(np.isinf(self.theta), 0, t)
-        sums = self._launch(operation=JVP, direction=t)
+        sums = self._launch(operation=_kernels().JVP, direction=t)
         total, squares = sums.total, sums.total_of_squares
         if self._loo:
             # sum (y - ybar) a and its squares, from y's being 0 or 1.
@@ -139,10 +138,8 @@ class Sampler(NamedTuple):
 
     def jacobian(self, errors: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """``J``, (rows, d, d), ``J[b, i, k] = d y_i / d theta_k``, and its standard error."""
-        from .kernels.cpu.argmax import JACOBIAN
-
         rows, d = self.theta.shape
-        sums = self._launch(operation=JACOBIAN, squares=errors)
+        sums = self._launch(operation=_kernels().JACOBIAN, squares=errors)
         total = sums.total.reshape(rows, d, d)
         squares = sums.total_of_squares.reshape(rows, d, d) if errors else None
         if self._loo:

@@ -112,18 +112,24 @@ class Perturbed:
 
     def vjp(self, theta, v, *, seed=None):
         """The vector-Jacobian product ``v^T D y_eps(theta)``, ``(..., d)``; ``J`` is never formed."""
-        return self.estimate(theta, of="vjp", direction=v, seed=seed).mean
+        scores, sampler = self._prepare(theta, seed)
+        result, _ = sampler.vjp(as_companion(v, "v", scores))
+        return self._constant(theta, scores, result.reshape(scores.shape))
 
     def jvp(self, theta, t, *, seed=None):
         """The Jacobian-vector product ``D y_eps(theta) t``, ``(..., d)``."""
-        return self.estimate(theta, of="jvp", direction=t, seed=seed).mean
+        scores, sampler = self._prepare(theta, seed)
+        result, _ = sampler.jvp(as_companion(t, "t", scores))
+        return self._constant(theta, scores, result.reshape(scores.shape))
 
     def jacobian(self, theta, *, seed=None):
         """The Jacobian ``J[..., i, k] = d y_eps(theta)_i / d theta_k``, ``(..., d, d)``.
 
         Its expectation, the Hessian of ``F_eps``, is symmetric; the estimate is only nearly so.
         """
-        return self.estimate(theta, of="jacobian", seed=seed).mean
+        scores, sampler = self._prepare(theta, seed)
+        result, _ = sampler.jacobian()
+        return self._constant(theta, scores, result.reshape(*scores.shape, scores.shape[-1]))
 
     def estimate(self, theta, *, of="value", direction=None, seed=None) -> Estimate:
         """An estimate with its standard error, from one pass over the same samples.

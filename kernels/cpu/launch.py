@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import argmax
+from .argmax import JACOBIAN, JVP, MAXIMUM, VALUE, VJP
 from .threads import get_num_threads, run_tasks
 
 _NS_PER_COORDINATE = 1.0
@@ -31,7 +32,7 @@ def perturbed_argmax(
     family: int,
     seed: tuple[int, int],
     num_samples: int,
-    operation: int = argmax.VALUE,
+    operation: int = VALUE,
     direction: np.ndarray | None = None,
     mean: np.ndarray | None = None,
     squares: bool = False,
@@ -46,7 +47,7 @@ def perturbed_argmax(
     """
     rows, d = theta.shape
     size = _total_size(operation, d)
-    slots = 2 if squares or operation in (argmax.MAXIMUM, argmax.JVP) else 1
+    slots = 2 if squares or operation in (MAXIMUM, JVP) else 1
     parts = _parts(rows, num_samples, (slots * size + d) * 8)
     counts = np.zeros((rows * parts, d), np.int64)
     sums = np.zeros((rows * parts, slots, size), np.float64)
@@ -94,8 +95,8 @@ def argmax_winners(
 
 
 def _total_size(operation: int, d: int) -> int:
-    sizes = {argmax.VALUE: 0, argmax.MAXIMUM: 1, argmax.VJP: d, argmax.JVP: d}
-    return d * d if operation == argmax.JACOBIAN else sizes[operation]
+    sizes = {VALUE: 0, MAXIMUM: 1, VJP: d, JVP: d}
+    return d * d if operation == JACOBIAN else sizes[operation]
 
 
 def _parts(rows: int, num_samples: int, bytes_per_part: int) -> int:
