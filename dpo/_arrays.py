@@ -51,16 +51,20 @@ def as_scores(x: Any, name: str) -> Scores:
 
 
 def as_companion(x: Any, name: str, like: Scores) -> np.ndarray:
-    """A second array (a cotangent, a target) beside ``like``: same kind, broadcast to its shape."""
+    """A second array (a cotangent, a target) beside ``like``: same kind, broadcast to its shape.
+
+    Unlike scores it may be of integers or booleans: one-hot targets often are.
+    """
     kind = kind_of(x)
     if kind != like.kind:
         raise TypeError(f"{name} is a {kind} array but theta is a {like.kind} array; pass one kind")
-    array, _ = _VIEWS[kind](x, name)
+    array, _ = _VIEWS[kind](_floating(x, kind), name)
     try:
         array = np.broadcast_to(array, like.shape)
     except ValueError:
         raise ValueError(
             f"{name} must broadcast to theta's shape {like.shape}, got shape {array.shape}"
+            + ("; for class labels pass one-hot rows" if name == "y_true" else "")
         ) from None
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
@@ -79,6 +83,18 @@ def kind_of(x: Any) -> str:
     if hasattr(x, "__dlpack__"):
         return "dlpack"
     raise TypeError(f"expected an array (NumPy, torch, JAX or __dlpack__), got {type(x).__name__}")
+
+
+def _floating(x, kind):
+    """``x``, with integers and booleans as floats (exact for every target in use)."""
+    if kind == "torch":
+        exact = x.is_floating_point() or x.is_complex()
+        return x if exact else x.double()
+    if kind == "numpy":
+        x = np.asarray(x)
+    if kind in ("numpy", "jax") and x.dtype.kind in "iub":
+        return x.astype(np.float64 if kind == "numpy" else np.float32)
+    return x
 
 
 def _compute_dtype(dtype_name: str, name: str, cast: str) -> type:
@@ -108,6 +124,11 @@ def _from_torch(x, name):
         raise NotImplementedError(
             f"{name} is on {x.device}; the CUDA kernels are not available yet: pass {name}.cpu()"
         )
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise NotImplementedError(
+            f"{name} is inside a torch.func transform (grad, vmap, ...), which dpo does not support "
+            "yet; use backward(), or .vjp, .jvp and .jacobian"
+        )
     dtype = x.dtype
     compute = _compute_dtype(str(dtype).removeprefix("torch."), name, f"{name}.float()")
     view = x.detach()
@@ -115,7 +136,7 @@ def _from_torch(x, name):
         view = view.float()
 
     def restore(out):
-        return torch.from_numpy(np.ascontiguousarray(out)).to(dtype)
+        return torch.from_numpy(np.asarray(out, order="C")).to(dtype)
 
     return view.numpy(), restore
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools as ft
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ._arrays import Scores, as_companion, as_scores
+from ._arrays import Scores, as_companion, as_scores, kind_of
 from ._checks import as_choice, as_epsilon, as_num_samples
 from ._engine import Sampler
 from ._estimate import Estimate
@@ -17,6 +18,20 @@ from ._oracles import Argmax, Oracle, as_oracle
 from ._seeds import as_seed
 
 _FAMILY_CODES: dict[type, int] = {Normal: 0, Gumbel: 1, Logistic: 2}
+
+
+def _public(method):
+    """A method on scores of any kind; ``torch.compile`` runs it eagerly, between two graphs."""
+
+    @ft.wraps(method)
+    def call(self, theta, *args, **parameters):
+        if kind_of(theta) == "torch":
+            from . import _torch
+
+            return _torch.eagerly(method, self, theta, *args, **parameters)
+        return method(self, theta, *args, **parameters)
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,7 @@ class Perturbed:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
+    @_public
     def __call__(self, theta, *, seed=None):
         """The perturbed argmax ``ybar = (1 / M) sum_m y*(theta + eps z_m)``, ``(..., d)``.
 
@@ -98,6 +114,7 @@ class Perturbed:
             return _torch.perturbed_value(theta, scores, sampler)
         return scores.restore(sampler.value().reshape(scores.shape))
 
+    @_public
     def max(self, theta, *, seed=None):
         """``Fbar = (1 / M) sum_m max_y <y, theta + eps z_m>``, ``(...)``: unbiased for ``F_eps``.
 
@@ -110,18 +127,21 @@ class Perturbed:
             return _torch.perturbed_max(theta, scores, sampler)
         return scores.restore(sampler.maximum()[0].reshape(scores.shape[:-1]))
 
+    @_public
     def vjp(self, theta, v, *, seed=None):
         """The vector-Jacobian product ``v^T D y_eps(theta)``, ``(..., d)``; ``J`` is never formed."""
         scores, sampler = self._prepare(theta, seed)
         result, _ = sampler.vjp(as_companion(v, "v", scores))
         return self._constant(theta, scores, result.reshape(scores.shape))
 
+    @_public
     def jvp(self, theta, t, *, seed=None):
         """The Jacobian-vector product ``D y_eps(theta) t``, ``(..., d)``."""
         scores, sampler = self._prepare(theta, seed)
         result, _ = sampler.jvp(as_companion(t, "t", scores))
         return self._constant(theta, scores, result.reshape(scores.shape))
 
+    @_public
     def jacobian(self, theta, *, seed=None):
         """The Jacobian ``J[..., i, k] = d y_eps(theta)_i / d theta_k``, ``(..., d, d)``.
 
@@ -131,6 +151,7 @@ class Perturbed:
         result, _ = sampler.jacobian()
         return self._constant(theta, scores, result.reshape(*scores.shape, scores.shape[-1]))
 
+    @_public
     def estimate(self, theta, *, of="value", direction=None, seed=None) -> Estimate:
         """An estimate with its standard error, from one pass over the same samples.
 
@@ -161,6 +182,7 @@ class Perturbed:
             self.num_samples,
         )
 
+    @_public
     def samples(self, theta, *, seed=None):
         """The individual solutions ``y*(theta + eps z_m)``, ``(num_samples, ..., d)``."""
         scores, sampler = self._prepare(theta, seed)
@@ -168,6 +190,7 @@ class Perturbed:
         np.put_along_axis(onehot, sampler.winners()[:, :, None], 1.0, axis=-1)
         return self._constant(theta, scores, onehot.reshape(self.num_samples, *scores.shape))
 
+    @_public
     def loss(self, theta, y_true, *, seed=None, normalize=True):
         """The Fenchel-Young loss ``F_eps(theta) - <theta, y> + eps Omega(y)``, ``(...)``.
 

@@ -73,6 +73,12 @@ class _Constant(torch.autograd.Function):
         )
 
 
+@torch.compiler.disable(reason="dpo layers run between graphs; fullgraph=True is not available yet")
+def eagerly(method, *args, **parameters):
+    """Call ``method`` outside ``torch.compile``'s graphs."""
+    return method(*args, **parameters)
+
+
 def perturbed_value(theta: torch.Tensor, scores: Scores, sampler: Sampler) -> torch.Tensor:
     """``Perturbed.__call__`` on a tensor."""
     return _Value.apply(theta, scores, sampler)
