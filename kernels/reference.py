@@ -64,7 +64,8 @@ def race_weights(theta, epsilon):
     exp = noise.exp32 if theta.dtype == np.float32 else noise.exp64
     finite = np.where(np.isfinite(theta), theta, -np.inf)
     largest = finite.max(-1, keepdims=True)
-    gap = np.where(np.isfinite(theta), (largest - theta) / theta.dtype.type(epsilon), 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gap = np.where(np.isfinite(theta), (largest - theta) / theta.dtype.type(epsilon), 0)
     weights = exp(gap.astype(theta.dtype))
     weights = np.where(theta == -np.inf, np.inf, np.where(theta == np.inf, 0, weights))
     return weights.astype(theta.dtype)

@@ -1,0 +1,56 @@
+"""Shared inputs: random and adversarial scores, and short names for what every test needs."""
+
+from __future__ import annotations
+
+import numpy as np
+from dpo.kernels import noise
+from dpo.kernels.cpu import launch
+
+FAMILIES = {"normal": noise.NORMAL, "gumbel": noise.GUMBEL, "logistic": noise.LOGISTIC}
+DTYPES = (np.float32, np.float64)
+SEED = (0x12345678, 0x9ABCDEF0)
+
+# Words at which formulas change branch, and the ends of the range.
+EDGE_WORDS = np.array(
+    [0, 1, 2, 255, 2**31 - 129, 2**31 - 1, 2**31, 2**31 + 128, 2**32 - 256, 2**32 - 2, 2**32 - 1],
+    np.uint32,
+)
+
+
+def random_words(n, seed=0):
+    """Uniform words, words deep in both tails, and the edges."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, 2**32, n, dtype=np.uint32)
+    deep = words[: n // 4] >> rng.integers(0, 32, n // 4, dtype=np.uint32)
+    return np.concatenate([EDGE_WORDS, ~EDGE_WORDS, words, deep, ~deep])
+
+
+def adversarial_scores(rows, d, dtype, seed=0):
+    """A row each of: ordinary, equal, tiny, huge, one leader, masks of -inf and +inf, signed zero."""
+    rng = np.random.default_rng(seed)
+    theta = rng.standard_normal((rows, d)) * 2
+    kinds = [
+        lambda x: x,
+        lambda x: np.full(d, 1.5),
+        lambda x: x * 1e-30,
+        lambda x: np.round(x) * 1e8,
+        lambda x: np.where(np.arange(d) == d - 1, 50.0, x),
+        lambda x: np.where(np.arange(d) % 2 == 0, -np.inf, x),
+        lambda x: np.where(np.arange(d) % 3 == 1, np.inf, x),
+        lambda x: np.full(d, -np.inf),
+        lambda x: np.where(np.arange(d) % 2 == 0, -0.0, 0.0),
+    ]
+    return np.stack([kinds[b % len(kinds)](theta[b]) for b in range(rows)]).astype(dtype)
+
+
+def call(theta, family, num_samples, operation=launch.VALUE, epsilon=0.5, **parameters):
+    """One launch with the tests' seed."""
+    return launch.perturbed_argmax(
+        theta,
+        epsilon=epsilon,
+        family=FAMILIES[family],
+        seed=SEED,
+        num_samples=num_samples,
+        operation=operation,
+        **parameters,
+    )

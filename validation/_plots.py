@@ -1,0 +1,58 @@
+"""Plots as inline SVG that follow the page: text and axes take the page's own text colour."""
+
+from __future__ import annotations
+
+import html
+import io
+import itertools as it
+import re
+
+COLOURS = ("#3d93cf", "#dd6b20", "#1fa37a", "#b978c9", "#c9a227", "#8a8f98")
+"""Blue, vermilion, green, purple, ochre, grey: told apart by the colour-blind, on black and white."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+
+_INK = "#010203"  # replaced by currentColor: the page decides, in light and in dark mode
+_numbers = it.count(1)
+
+
+def axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = (4.0, 2.9)):
+    """A figure of one panel and its axes; matplotlib is imported here and only here."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    style = {
+        "axes.edgecolor": _INK, "axes.labelcolor": _INK, "axes.titlecolor": _INK,
+        "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
+        "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 9,
+        "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
+        "lines.linewidth": 1.3, "lines.markersize": 4, "svg.hashsalt": "dpo", "svg.fonttype": "path",
+    }  # fmt: skip
+    plt.rcParams.update(style)
+    figure, panel = plt.subplots(figsize=size, layout="constrained")
+    panel.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    panel.grid(color="#8a8f98", alpha=0.25, linewidth=0.5)
+    panel.set_axisbelow(True)
+    return figure, panel
+
+
+def as_svg(figure, label: str) -> str:
+    """The figure as an ``<svg>`` element with a text alternative, transparent, ids its own."""
+    from matplotlib import pyplot as plt
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Several drawings share the page: what each one defines gets a name of its own.
+    own = f"p{next(_numbers)}-"
+    svg = re.sub(r'\bid="', f'id="{own}', svg)
+    svg = re.sub(r"(url\(#|href=\"#)", rf"\1{own}", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)

@@ -1,0 +1,31 @@
+"""What a run of the suite is told: how much to do, from which seed, and whom to tell."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Passed to every section; the same settings give the same verdicts."""
+
+    seed: int
+    full: bool
+    tick: Callable[[str], None]
+    """Called with a few words whenever a piece of work begins: the moving part of the progress."""
+
+    def pick(self, default: T, full: T) -> T:
+        """One of two sizes."""
+        return full if self.full else default
+
+    def seed_for(self, *words: object) -> int:
+        """A 64-bit seed of its own for each use, so that no two tests share noise."""
+        use = zlib.crc32(" ".join(map(str, words)).encode())
+        return int(np.random.SeedSequence((self.seed, use)).generate_state(1, np.uint64)[0])

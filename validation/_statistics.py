@@ -1,0 +1,104 @@
+"""Tests of hypotheses, all on the scale of a standard normal, and their one threshold.
+
+Every p-value is turned into the z-score with the same two-sided p-value, and every z-score of the
+report meets the same threshold, fixed here, before any data:
+
+    FAMILY_LEVEL = 1e-6     chance that a correct library fails anything at all (Bonferroni)
+    MOST_SCORES  = 100 000  more z-scores than this the report may not hold (it checks)
+
+so a single score is significant at 1e-11, ``|z| > 6.8``. That costs little power: a bias is found
+once it passes seven or so standard errors, and standard errors here are small.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import special, stats
+
+FAMILY_LEVEL = 1e-6
+MOST_SCORES = 100_000
+LEVEL = FAMILY_LEVEL / MOST_SCORES
+
+Z_THRESHOLD = float(stats.norm.isf(LEVEL / 2))
+"""The largest ``|z|`` that passes."""
+KS_THRESHOLD = float(special.kolmogi(LEVEL))
+"""The largest ``sqrt(n) sup |F_n - F|`` that passes, from Kolmogorov's limit distribution."""
+
+_SMALLEST_P = 1e-300  # a z-score of 37; keeps every score finite
+_LARGEST_Z = float(stats.norm.isf(_SMALLEST_P))
+
+
+def student_scores(replicates: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """z-scores of ``E[replicate] = exact`` from R independent replicates on the first axis.
+
+        t = (mean - exact) / (spread / sqrt(R)),   Student with R - 1 degrees of freedom
+
+    The standard error comes from the replicates alone: nothing the library reports is trusted. A
+    coordinate without spread scores 0 if it equals ``exact`` up to rounding.
+    """
+    count = len(replicates)
+    mean = replicates.mean(0, dtype=np.float64)
+    error = replicates.std(0, ddof=1, dtype=np.float64) / np.sqrt(count)
+    gap = mean - exact
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(error > 0, gap / error, 0)
+    z = np.sign(t) * _normal_from_upper(stats.t.sf(np.abs(t), count - 1))
+    constant_and_wrong = (error == 0) & (np.abs(gap) > 1e-6 * (1 + np.abs(exact)))
+    return np.where(constant_and_wrong, np.sign(gap) * _LARGEST_Z, z)
+
+
+def spread_scores(replicates: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """z-scores of "the reported standard errors are the replicates' true spread".
+
+        (R - 1) spread^2 / mean(reported^2)   is chi-square with R - 1 degrees of freedom
+    """
+    dof = len(replicates) - 1
+    variance = replicates.var(0, ddof=1, dtype=np.float64)
+    reported = np.mean(np.square(errors, dtype=np.float64), axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = dof * np.where(reported > 0, variance / reported, np.inf)
+    upper, lower = stats.chi2.sf(statistic, dof), stats.chi2.cdf(statistic, dof)
+    return np.where(upper < lower, _normal_from_upper(upper), -_normal_from_upper(lower))
+
+
+def binomial_scores(counts: np.ndarray, trials: int, probability: np.ndarray) -> np.ndarray:
+    """z-scores of counts with exact binomial tails, valid however small the expected count."""
+    upper = stats.binom.sf(counts - 1, trials, probability)
+    lower = stats.binom.cdf(counts, trials, probability)
+    scores = np.where(upper < lower, _normal_from_upper(upper), -_normal_from_upper(lower))
+    return np.where(np.minimum(upper, lower) >= 0.5, 0, scores)
+
+
+def mean_scores(terms: np.ndarray, exact: float) -> float:
+    """The z-score of ``E[term] = exact`` from very many independent terms."""
+    return float((terms.mean() - exact) / (terms.std() / np.sqrt(terms.size)))
+
+
+def correlation_scores(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """z-scores of "``a`` and ``b``, paired, are uncorrelated", and so are their squares.
+
+    The second catches dependence through the magnitude, which the first does not see.
+    """
+    scores = []
+    for power in (1, 2):
+        x, y = a.ravel() ** power, b.ravel() ** power
+        scores.append(mean_scores((x - x.mean()) * (y - y.mean()), 0.0))
+    return np.array(scores)
+
+
+def kolmogorov_distance(sample: np.ndarray, cdf) -> tuple[float, np.ndarray, np.ndarray]:
+    """``sqrt(n) sup |F_n - F|``, and ``F`` and ``sqrt(n) (F_n - F)`` along the sorted sample."""
+    level = np.sort(cdf(sample))
+    n = level.size
+    steps = np.arange(n + 1) / n
+    distance = max(np.max(steps[1:] - level), np.max(level - steps[:-1]))
+    return float(np.sqrt(n) * distance), level, np.sqrt(n) * (steps[1:] - 0.5 / n - level)
+
+
+def largest(scores) -> float:
+    """``max |z|``, which a NaN turns into NaN."""
+    return float(np.max(np.abs(np.asarray(scores))))
+
+
+def _normal_from_upper(p: np.ndarray) -> np.ndarray:
+    return stats.norm.isf(np.maximum(p, _SMALLEST_P))

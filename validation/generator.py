@@ -1,0 +1,233 @@
+"""The random numbers: Philox, the three noise distributions, and independence.
+
+The noise is taken from the fused kernel itself: with one coordinate, one sample and theta = 0,
+the perturbed maximum *is* the noise of that batch row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import special, stats
+
+import dpo
+from dpo.kernels.noise import FAMILIES, Family
+from dpo.kernels.philox import STREAM_NOISE, STREAM_REFINE, philox4x32
+from dpo.kernels.reference import noise_words
+
+from . import _plots
+from ._results import Check, Figure, Section
+from ._settings import Settings
+from ._statistics import (
+    KS_THRESHOLD,
+    Z_THRESHOLD,
+    binomial_scores,
+    correlation_scores,
+    kolmogorov_distance,
+    largest,
+    mean_scores,
+)
+
+# Counter, key and output of philox4x32-10, from Random123's file of known answers.
+_KNOWN_ANSWERS = (
+    "00000000 00000000 00000000 00000000  00000000 00000000  6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+    "ffffffff ffffffff ffffffff ffffffff  ffffffff ffffffff  408f276d 41c83b0e a20bc7c6 6d5451fd",
+    "243f6a88 85a308d3 13198a2e 03707344  a4093822 299f31d0  d16cfe09 94fdcceb 5001e420 24126ea1",
+)
+TAILS = np.array([1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
+_QUANTILES = {
+    "normal": special.ndtri,
+    "gumbel": lambda p: -np.log(-np.log(p)),
+    "logistic": special.logit,
+}
+_UPPER_QUANTILES = {
+    "normal": lambda p: -special.ndtri(p),
+    "gumbel": lambda p: -np.log(-np.log1p(-p)),
+    "logistic": lambda p: -special.logit(p),
+}
+
+
+def kernel_noise(noise: str, dtype: type, count: int, seed: int) -> np.ndarray:
+    """``count`` independent noise values, float64, as the compiled kernel draws them."""
+    layer = dpo.Perturbed(noise=noise, epsilon=1.0, num_samples=1)
+    return layer.max(np.zeros((count, 1), dtype), seed=seed).astype(np.float64)
+
+
+def tail_counts(z: np.ndarray, family: Family) -> tuple[np.ndarray, np.ndarray]:
+    """How many values lie beyond the quantiles of ``TAILS``, below and above."""
+    below = np.array([(z < q).sum() for q in _QUANTILES[family.name](TAILS)])
+    above = np.array([(z > q).sum() for q in _UPPER_QUANTILES[family.name](TAILS)])
+    return below, above
+
+
+def tail_scores(z: np.ndarray, family: Family) -> np.ndarray:
+    """Binomial z-scores of both tails, from 10 % down to 1e-5."""
+    return np.concatenate([binomial_scores(c, z.size, TAILS) for c in tail_counts(z, family)])
+
+
+def moment_scores(z: np.ndarray, family: Family) -> np.ndarray:
+    """z-scores of the moments and of the identities every derivative rests on.
+
+        E[Z], Var[Z], E[s] = 0, E[s^2] = I, E[s'] = I, E[Z s] = 1
+
+    ``s`` is the score, ``I`` the Fisher information; the last two are integrations by parts.
+    """
+    variance = {"normal": 1.0, "gumbel": np.pi**2 / 6, "logistic": np.pi**2 / 3}[family.name]
+    s, slope = family.score(z), family.score_derivative(z)
+    tests = [
+        (z, family.mean),
+        ((z - family.mean) ** 2, variance),
+        (s, 0.0),
+        (s * s, family.fisher_information),
+        (z * s, 1.0),
+    ]
+    if family.name != "normal":  # its s' is the constant 1
+        tests.append((slope, family.fisher_information))
+    return np.array([mean_scores(terms, exact) for terms, exact in tests])
+
+
+def halves_scores(z: np.ndarray) -> np.ndarray:
+    """z-scores of "the second half of the sample is independent of the first"."""
+    half = z.size // 2
+    first, second = z[:half] - z.mean(), z[half : 2 * half] - z.mean()
+    return correlation_scores(first, second)
+
+
+def run(settings: Settings) -> Section:
+    """Philox, the noise of each family in both precisions, and independence."""
+    checks = [_known_answers()]
+    samples = {}
+    for family in FAMILIES:
+        for dtype in (np.float32, np.float64):
+            settings.tick(f"{family.name} {dtype.__name__}")
+            count = settings.pick(2**22, 2**24) // (1 if dtype == np.float32 else 2)
+            seed = settings.seed_for("noise", family.name, dtype.__name__)
+            z = kernel_noise(family.name, dtype, count, seed)
+            checks += _family_checks(z, family, dtype.__name__)
+            samples[family.name, dtype.__name__] = z
+    settings.tick("independence")
+    checks += _independence(settings)
+    settings.tick("figures")
+    return Section(
+        title="Random numbers",
+        intro="Noise is a pure function of (coordinate, sample, row, stream, seed). The words come "
+        "from Philox4x32-10, checked against Random123's known answers; each distribution is "
+        "compared with its exact CDF, in its tails, and in the moments that make integration by "
+        "parts work.",
+        checks=tuple(checks),
+        figures=(_figure(samples),),
+    )
+
+
+def _known_answers() -> Check:
+    wrong = 0
+    for line in _KNOWN_ANSWERS:
+        numbers = [np.uint64(int(word, 16)) for word in line.split()]
+        wrong += sum(int(a != b) for a, b in zip(philox4x32(*numbers[:6]), numbers[6:], strict=True))
+    statement = "philox4x32-10 returns the 12 words of Random123's three known answers"
+    return Check("Philox known answers", statement, wrong, 0, note="words that differ")
+
+
+def _family_checks(z: np.ndarray, family: Family, dtype: str) -> list[Check]:
+    label = f"{family.name.capitalize()} noise, {dtype}"
+    distance, _, _ = kolmogorov_distance(z, family.cdf)
+    tails, moments = tail_scores(z, family), moment_scores(z, family)
+    size = f"{z.size:,} values"
+    return [
+        Check(
+            f"{label}: distribution",
+            "the empirical CDF is G: √n sup |Fₙ − G|",
+            distance,
+            KS_THRESHOLD,
+            note=f"Kolmogorov-Smirnov, {size}",
+            scores=1,
+        ),
+        Check(
+            f"{label}: tails",
+            "the frequencies beyond the 10% … 0.001% quantiles are right on both sides: max |z|",
+            largest(tails),
+            Z_THRESHOLD,
+            note=f"binomial, {size}, {z.min():.2f} to {z.max():.2f}",
+            scores=tails.size,
+        ),
+        Check(
+            f"{label}: moments and score",
+            "E[Z], Var[Z], E[s] = 0, E[s²] = E[s′] = I, E[Z s] = 1: max |z|",
+            largest(moments),
+            Z_THRESHOLD,
+            note=f"I = {family.fisher_information:.4g}, {size}",
+            scores=moments.size,
+        ),
+    ]
+
+
+def _independence(settings: Settings) -> list[Check]:
+    """Neighbours of every kind, as pairs of centred uniform words; and single bits."""
+    samples, rows, d = settings.pick(2**14, 2**17), 5, 32
+    seed = settings.seed_for("independence") % 2**32, 0
+
+    def uniforms(stream=STREAM_NOISE, seed=seed):
+        return noise_words(stream, samples, rows, d, seed) * 2.0**-32 - 0.5
+
+    u = uniforms()
+    pairs = {
+        "coordinates": [(u[..., k:], u[..., :-k]) for k in (1, 2, 3, 4, 8)],
+        "samples": [(u[k:], u[:-k]) for k in (1, 2, 32, 256)],
+        "batch rows": [(u[:, k:], u[:, :-k]) for k in (1, 2, 4)],
+        "streams": [(u, uniforms(stream=STREAM_REFINE))],
+        "seeds": [(u, uniforms(seed=(seed[0] ^ 1, 0))), (u, uniforms(seed=(seed[0], 1)))],
+    }
+    checks = []
+    for between, arrays in pairs.items():
+        scores = np.concatenate([correlation_scores(a, b) for a, b in arrays])
+        statement = f"words of different {between} are uncorrelated, and so are their squares: max |z|"
+        note = f"{len(arrays)} lags or pairs of {u.size:,} words"
+        checks.append(
+            Check(f"Independent {between}", statement, largest(scores), Z_THRESHOLD, "<=", note, scores.size)
+        )
+    words = noise_words(STREAM_NOISE, samples, rows, d, seed)
+    ones = np.array([((words >> np.uint32(bit)) & 1).sum() for bit in range(32)])
+    scores = binomial_scores(ones, words.size, np.full(32, 0.5))
+    statement = "each of the 32 bits of a word is set half of the time: max |z|"
+    note = f"binomial, {words.size:,} words"
+    checks.append(Check("Fair bits", statement, largest(scores), Z_THRESHOLD, "<=", note, 32))
+    return checks
+
+
+def _figure(samples: dict) -> Figure:
+    return Figure(
+        "Left and middle: the empirical CDF minus the exact one, times √n; were the noise exact, each "
+        f"curve is a Brownian bridge, and the test allows ±{KS_THRESHOLD:.2f} (beyond the plot). "
+        "Right: how often the noise passes its quantiles, relative to how often it should, with one "
+        "standard error (float32; the left half is the lower tail).",
+        (_bridge(samples, "float32"), _bridge(samples, "float64"), _tails(samples)),
+    )
+
+
+def _bridge(samples: dict, dtype: str) -> str:
+    figure, ax = _plots.axes(f"Distribution, {dtype}", "level u", "√n (Fₙ − G)")
+    for k, family in enumerate(FAMILIES):
+        _, level, bridge = kolmogorov_distance(samples[family.name, dtype], family.cdf)
+        keep = np.linspace(0, level.size - 1, 800).astype(int)
+        ax.plot(level[keep], bridge[keep], color=_plots.COLOURS[k], label=family.name, lw=0.9)
+    ax.axhline(0, color="#8a8f98", lw=0.8)
+    ax.set_ylim(-2.2, 2.2)
+    ax.legend(ncols=3, loc="upper center")
+    return _plots.as_svg(figure, f"Empirical minus exact CDF of {dtype} noise")
+
+
+def _tails(samples: dict) -> str:
+    figure, ax = _plots.axes("Tails, float32", "tail probability, lower | upper", "observed / exact")
+    places = np.concatenate([np.arange(-5, 0), np.arange(1, 6)])
+    for k, family in enumerate(FAMILIES):
+        z = samples[family.name, "float32"]
+        below, above = tail_counts(z, family)
+        expected = z.size * np.concatenate([TAILS[::-1], TAILS])
+        ratio = np.concatenate([below[::-1], above]) / expected
+        ax.errorbar(
+            places + 0.2 * (k - 1), ratio, 1 / np.sqrt(expected), fmt=_plots.MARKERS[k],
+            color=_plots.COLOURS[k], label=family.name, capsize=2,
+        )  # fmt: skip
+    ax.axhline(1, color="#8a8f98", lw=0.8)
+    ax.set_xticks(places, ["1e-5", "", "1e-3", "", "0.1", "0.1", "", "1e-3", "", "1e-5"])
+    ax.legend(ncols=3, loc="lower center")
+    return _plots.as_svg(figure, "Observed over exact tail frequencies")
