@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_COMPUTE = {"float32": np.float32, "float64": np.float64, "float16": np.float32, "bfloat16": np.float32}
+_COMPUTE = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "float16": np.float32,
+    "bfloat16": np.float32,
+}
 _NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
@@ -126,8 +131,8 @@ def _from_torch(x, name):
         )
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         raise NotImplementedError(
-            f"{name} is inside a torch.func transform (grad, vmap, ...), which dpo does not support "
-            "yet; use backward(), or .vjp, .jvp and .jacobian"
+            f"{name} is inside a torch.func transform (grad, vmap, ...), which dpo does not "
+            "support yet; use backward(), or .vjp, .jvp and .jacobian"
         )
     dtype = x.dtype
     compute = _compute_dtype(str(dtype).removeprefix("torch."), name, f"{name}.float()")
@@ -136,7 +141,7 @@ def _from_torch(x, name):
         view = view.float()
 
     def restore(out):
-        return torch.from_numpy(np.asarray(out, order="C")).to(dtype)
+        return torch.from_numpy(np.require(out, requirements=["C", "W"])).to(dtype)
 
     return view.numpy(), restore
 
@@ -165,7 +170,7 @@ def _from_dlpack(x, name):
     device = x.__dlpack_device__()[0] if hasattr(x, "__dlpack_device__") else 1
     if int(device) != 1:  # kDLCPU
         raise NotImplementedError(
-            f"{name} is not in CPU memory; the CUDA kernels are not available yet: copy it to the CPU"
+            f"{name} is not in CPU memory; the CUDA kernels are not available yet: copy it there"
         )
     array = np.from_dlpack(x)
     dtype = array.dtype

@@ -114,8 +114,8 @@ class Sampler(NamedTuple):
 
     def vjp(
         self, v: np.ndarray, mean: np.ndarray | None = None, errors: bool = False
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """``v^T J`` and, with ``errors``, its standard error. ``mean`` is ``value()`` if at hand."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``v^T J``, and its standard error if asked for; ``mean`` is ``value()`` if at hand."""
         if not self._loo:
             mean = np.zeros_like(v)
         elif mean is None:
@@ -136,7 +136,7 @@ class Sampler(NamedTuple):
         error = self._spread(total, squares) * (self.num_samples / self._scale)
         return self._cast(total / self._scale), self._cast(error)
 
-    def jacobian(self, errors: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    def jacobian(self, errors: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """``J``, (rows, d, d), ``J[b, i, k] = d y_i / d theta_k``, and its standard error."""
         rows, d = self.theta.shape
         sums = self._launch(operation=_kernels().JACOBIAN, squares=errors)
@@ -149,9 +149,9 @@ class Sampler(NamedTuple):
                 squares = squares * (1 - 2 * mean) + mean**2 * squares.sum(1, keepdims=True)
         return self._derivative(total, squares)
 
-    def _derivative(self, total, squares) -> tuple[np.ndarray, np.ndarray | None]:
+    def _derivative(self, total, squares) -> tuple[np.ndarray, np.ndarray]:
         result = self._cast(self._unmasked(total / self._scale))
         if squares is None:
-            return result, None
+            return result, np.broadcast_to(np.float64(np.nan), result.shape)
         error = self._spread(total, squares) * (self.num_samples / self._scale)
         return result, self._cast(self._unmasked(error))

@@ -44,4 +44,6 @@ def as_noise(noise: Noise | str) -> Noise:
     if isinstance(noise, str) and noise.lower() in _BY_NAME:
         return _BY_NAME[noise.lower()]
     names = ", ".join(repr(name) for name in _BY_NAME)
-    raise ValueError(f"noise must be one of {names} or a dpo.Noise such as dpo.Normal(), got {noise!r}")
+    raise ValueError(
+        f"noise must be one of {names} or a dpo.Noise such as dpo.Normal(), got {noise!r}"
+    )

@@ -74,7 +74,7 @@ class Perturbed:
     >>> import dpo
     >>> layer = dpo.Perturbed(dpo.Argmax(), noise="gumbel", epsilon=0.5, num_samples=100_000)
     >>> layer([-0.6, 1.9, -0.2, 1.1, -1.0], seed=0).round(2)   # softmax(theta / 0.5)
-    array([0.01, 0.82, 0.01, 0.16, 0.  ])
+    array([0.01, 0.81, 0.01, 0.17, 0.  ])
     """
 
     oracle: Oracle = Argmax()
@@ -105,7 +105,7 @@ class Perturbed:
         """The perturbed argmax ``ybar = (1 / M) sum_m y*(theta + eps z_m)``, ``(..., d)``.
 
         Unbiased for ``y_eps(theta)``; a row is a distribution over its coordinates. Equals
-        ``(theta + eps * Z).argmax(-1)`` one-hot encoded and averaged over ``Z`` of shape (M, ..., d).
+        ``(theta + eps * Z).argmax(-1)``, one-hot, averaged over ``Z`` of shape (M, ..., d).
         """
         scores, sampler = self._prepare(theta, seed)
         if scores.kind == "torch":
@@ -129,7 +129,7 @@ class Perturbed:
 
     @_public
     def vjp(self, theta, v, *, seed=None):
-        """The vector-Jacobian product ``v^T D y_eps(theta)``, ``(..., d)``; ``J`` is never formed."""
+        """The vector-Jacobian product ``v^T D y_eps(theta)``, ``(..., d)``; no ``J`` is formed."""
         scores, sampler = self._prepare(theta, seed)
         result, _ = sampler.vjp(as_companion(v, "v", scores))
         return self._constant(theta, scores, result.reshape(scores.shape))
@@ -166,20 +166,19 @@ class Perturbed:
         scores, sampler = self._prepare(theta, seed)
         if direction is not None:
             direction = as_companion(direction, "v" if of == "vjp" else "t", scores)
-        batch, d = scores.shape[:-1], scores.shape[-1]
-        if of == "value":
-            (mean, error), shape = sampler.value_error(), scores.shape
-        elif of == "max":
-            (mean, error, _), shape = sampler.maximum(), batch
-        elif of == "vjp":
-            (mean, error), shape = sampler.vjp(direction, errors=True), scores.shape
-        elif of == "jvp":
-            (mean, error), shape = sampler.jvp(direction), scores.shape
-        else:
-            (mean, error), shape = sampler.jacobian(errors=True), (*batch, d, d)
+        shape = scores.shape
+        results = {
+            "value": lambda: (shape, sampler.value_error()),
+            "max": lambda: (shape[:-1], sampler.maximum()[:2]),
+            "vjp": lambda: (shape, sampler.vjp(direction, errors=True)),
+            "jvp": lambda: (shape, sampler.jvp(direction)),
+            "jacobian": lambda: ((*shape, shape[-1]), sampler.jacobian(errors=True)),
+        }
+        shape, (mean, error) = results[of]()
         return Estimate(
-            *(self._constant(theta, scores, x.reshape(shape)) for x in (mean, error)),
-            self.num_samples,
+            mean=self._constant(theta, scores, mean.reshape(shape)),
+            standard_error=self._constant(theta, scores, error.reshape(shape)),
+            num_samples=self.num_samples,
         )
 
     @_public
@@ -196,9 +195,11 @@ class Perturbed:
 
         Convex in ``theta``, with gradient ``layer(theta) - y_true``, value and gradient from the
         same samples. ``y_true`` is one-hot, or any mean of one-hot targets. ``eps Omega(y)`` does
-        not depend on ``theta``; it is added where it has a closed form (Gumbel noise: the loss is
-        then the logistic loss, zero at a match) unless ``normalize=False``, and left out elsewhere:
-        the loss is then offset by a constant of each target.
+        not depend on ``theta``. Gumbel noise has it in closed form,
+        ``eps (sum_i y_i log y_i - gamma)``: the loss is then the logistic loss at temperature
+        ``eps``, and ``normalize=False`` leaves the term out. Under normal and logistic noise it is
+        zero for one-hot targets and is left out: the loss of a mixed target is offset by a
+        constant. Being a Monte-Carlo estimate, a loss near zero may come out slightly negative.
         """
         scores, sampler = self._prepare(theta, seed)
         targets = as_companion(y_true, "y_true", scores)

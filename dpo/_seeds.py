@@ -65,5 +65,5 @@ def _fresh(kind: str) -> Seed:
         raise TypeError("seed is required with JAX arrays: pass a key, seed=jax.random.key(0)")
     if kind == "torch":
         return _from_torch(sys.modules["torch"], None)
-    words = np.random.randint(0, _WORD, size=2, dtype=np.uint32)
+    words = np.random.randint(0, _WORD, size=2, dtype=np.uint32)  # noqa: NPY002, the global one
     return int(words[0]), int(words[1])

@@ -101,7 +101,7 @@ def _product_error(a, b, product):
 
 
 def _add_rounding_to_odd(a, b):
-    """``a + b`` in float64, rounded to odd: where inexact, to the neighbour with the odd last bit."""
+    """``a + b`` in float64, where inexact rounded to the neighbour with the odd last bit."""
     with np.errstate(over="ignore", invalid="ignore"):
         s, e = _two_sum(a, b)
     s, e = np.atleast_1d(s), np.atleast_1d(e)

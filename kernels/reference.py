@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import noise
+from . import noise32, noise64
 from .bits import fma
-from .noise import FAMILIES, GUMBEL
+from .noise import FAMILIES, GUMBEL, NORMAL
 from .philox import STREAM_NOISE, STREAM_REFINE, words
 
 CHUNK = 256
@@ -28,19 +28,24 @@ def noise_words(stream, num_samples, rows, d, seed, sample_offset=0, row_offset=
     return blocks.reshape(num_samples, rows, -1)[:, :, :d]
 
 
+def formulas(dtype):
+    """The module of noise formulas in that precision."""
+    return noise32 if dtype == np.float32 else noise64
+
+
 class Noise:
     """The noise of one call: ``z``, its scores, and the exponentials of the race."""
 
     def __init__(self, family, dtype, num_samples, rows, d, seed, sample_offset=0, row_offset=0):
         shape = num_samples, rows, d, seed, sample_offset, row_offset
         self.family = family
-        self._suffix = "32" if dtype == np.float32 else "64"
+        self._formulas = formulas(dtype)
         self._words = [noise_words(STREAM_NOISE, *shape)]
         if dtype == np.float64:
             self._words.append(noise_words(STREAM_REFINE, *shape))
 
     def _apply(self, name):
-        return getattr(noise, name + self._suffix)(*self._words)
+        return getattr(self._formulas, name)(*self._words)
 
     @property
     def z(self):
@@ -48,7 +53,7 @@ class Noise:
 
     @property
     def scores(self):
-        return self.z if self.family == noise.NORMAL else self._apply(self._name + "_score")
+        return self.z if self.family == NORMAL else self._apply(self._name + "_score")
 
     @property
     def exponentials(self):
@@ -61,12 +66,11 @@ class Noise:
 
 def race_weights(theta, epsilon):
     """``exp((max theta - theta) / eps)`` a row; 0 for +inf ("always"), +inf for -inf ("never")."""
-    exp = noise.exp32 if theta.dtype == np.float32 else noise.exp64
     finite = np.where(np.isfinite(theta), theta, -np.inf)
     largest = finite.max(-1, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
         gap = np.where(np.isfinite(theta), (largest - theta) / theta.dtype.type(epsilon), 0)
-    weights = exp(gap.astype(theta.dtype))
+    weights = formulas(theta.dtype).exp(gap.astype(theta.dtype))
     weights = np.where(theta == -np.inf, np.inf, np.where(theta == np.inf, 0, weights))
     return weights.astype(theta.dtype)
 
@@ -138,7 +142,7 @@ def argmax_vjp(theta, epsilon, family, seed, num_samples, v, mean):
 def ordered_dot(a, b):
     """``<a, b>`` in float64, coordinate by coordinate."""
     total = np.float64(0.0)
-    for x, y in zip(a.astype(np.float64), b.astype(np.float64)):
+    for x, y in zip(a.astype(np.float64), b.astype(np.float64), strict=True):
         total += x * y
     return total
 
@@ -151,7 +155,9 @@ def argmax_jvp(theta, epsilon, family, seed, num_samples, t):
     for i in range(theta.shape[1]):
         products = fma(t[:, i], noise_.scores[:, :, i], products)
     onehot = np.eye(theta.shape[1])[winners]
-    return np.stack([ordered_sum(onehot[:, b] * products[:, b, None]) for b in range(theta.shape[0])])
+    return np.stack(
+        [ordered_sum(onehot[:, b] * products[:, b, None]) for b in range(theta.shape[0])]
+    )
 
 
 def argmax_jacobian(theta, epsilon, family, seed, num_samples):
@@ -160,4 +166,6 @@ def argmax_jacobian(theta, epsilon, family, seed, num_samples):
     noise_ = Noise(family, theta.dtype, num_samples, *theta.shape, seed)
     onehot = np.eye(d)[argmax_winners(theta, epsilon, family, seed, num_samples)]
     outer = onehot[:, :, :, None] * noise_.scores.astype(np.float64)[:, :, None, :]
-    return np.stack([ordered_sum(outer[:, b].reshape(-1, d * d)).reshape(d, d) for b in range(rows)])
+    return np.stack(
+        [ordered_sum(outer[:, b].reshape(-1, d * d)).reshape(d, d) for b in range(rows)]
+    )

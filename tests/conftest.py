@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dpo
 import numpy as np
 import pytest
+
+import dpo
 
 
 @pytest.fixture(params=["normal", "gumbel", "logistic"])

@@ -26,7 +26,7 @@ def random_words(n, seed=0):
 
 
 def adversarial_scores(rows, d, dtype, seed=0):
-    """A row each of: ordinary, equal, tiny, huge, one leader, masks of -inf and +inf, signed zero."""
+    """A row each: ordinary, equal, tiny, huge, one leader, masked by -inf, +inf, all, signed 0."""
     rng = np.random.default_rng(seed)
     theta = rng.standard_normal((rows, d)) * 2
     kinds = [

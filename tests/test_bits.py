@@ -20,7 +20,9 @@ def operands(dtype, n=4000):
     """Products that nearly cancel the addend: where one rounding and two differ."""
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((2, n)).astype(dtype)
-    c = np.where(rng.random(n) < 0.5, -(a * b), rng.standard_normal(n) * 2.0 ** rng.integers(-30, 30, n))
+    c = np.where(
+        rng.random(n) < 0.5, -(a * b), rng.standard_normal(n) * 2.0 ** rng.integers(-30, 30, n)
+    )
     return a, b, (c * (1 + rng.integers(-2, 3, n) * np.finfo(dtype).eps)).astype(dtype)
 
 

@@ -14,7 +14,13 @@ def everything(theta, family, operation, num_samples=6000):
     v = np.random.default_rng(0).standard_normal(theta.shape).astype(theta.dtype)
     mean = np.full(theta.shape, 1 / theta.shape[1], theta.dtype)
     return call(
-        theta, family, num_samples, operation, direction=v, mean=mean, squares=operation != launch.VALUE
+        theta,
+        family,
+        num_samples,
+        operation,
+        direction=v,
+        mean=mean,
+        squares=operation != launch.VALUE,
     )
 
 

@@ -1,4 +1,4 @@
-"""The fused kernels equal ``reference.py``: decisions, integer counts and float sums, bit for bit."""
+"""The fused kernels equal ``reference.py`` bit for bit: decisions, counts and float sums."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from helpers import FAMILIES, SEED, adversarial_scores, call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SHAPES = [(9, 1, 33), (9, 2, 1), (9, 5, 300), (3, 33, 257), (2, 130, 64), (1, 600, 70), (2, 4, 5000)]
+SHAPES = [
+    (9, 1, 33),
+    (9, 2, 1),
+    (9, 5, 300),
+    (3, 33, 257),
+    (2, 130, 64),
+    (1, 600, 70),
+    (2, 4, 5000),
+]
 
 
 @pytest.mark.parametrize("rows, d, num_samples", SHAPES)
@@ -47,7 +55,9 @@ def test_float_sums(family, dtype, rows, d, num_samples):
         np.testing.assert_array_equal(jacobian.reshape(expected.shape), expected)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_decisions_on_any_scores(data):
     """Ties, signed zeros, infinities, extreme magnitudes and temperatures."""
@@ -68,7 +78,7 @@ def test_decisions_on_any_scores(data):
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 5.0])
 def test_dropped_quads_never_matter(family, dtype, spread):
-    """At large d most coordinates are ruled out by an integer comparison; the result is the same."""
+    """At large d most coordinates are ruled out by an integer comparison, without effect."""
     rng = np.random.default_rng(6)
     theta = (rng.standard_normal((1, 5000)) * spread).astype(dtype)
     expected = reference.argmax_counts(theta, 0.5, FAMILIES[family], SEED, 96)

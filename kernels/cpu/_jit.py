@@ -10,7 +10,7 @@ from types import FunctionType
 from numba import njit, types
 from numba.extending import intrinsic, overload, register_jitable
 
-from .. import bits, noise, philox
+from .. import bits, noise32, noise64, philox
 from .simd import NUMPY_TO_NUMBA, Vector, call_llvm, common_dtype, convert, to_lanes
 
 jitable = register_jitable(forceinline=True)
@@ -29,7 +29,9 @@ def _fma(typing_context, a, b, c):
 
     def codegen(context, builder, sig, args):
         if dtype:
-            args = [to_lanes(context, builder, x, t, dtype) for x, t in zip(args, sig.args)]
+            args = [
+                to_lanes(context, builder, x, t, dtype) for x, t in zip(args, sig.args, strict=True)
+            ]
         return call_llvm(builder, "fma", args)
 
     return (result(a, b, c) if dtype else result(result, result, result)), codegen
@@ -48,7 +50,9 @@ def _select(typing_context, condition, if_true, if_false):
             a, b = args[1:]
         return builder.select(args[0], a, b)
 
-    return (result(condition, if_true, if_false) if dtype else result(condition, result, result)), codegen
+    return (
+        result(condition, if_true, if_false) if dtype else result(condition, result, result)
+    ), codegen
 
 
 @intrinsic
@@ -77,13 +81,19 @@ _bits_float = _bitcast({types.int32: types.float32, types.int64: types.float64})
 def _register(function, implementation, arity):
     """Let Numba compile calls of ``bits.<function>`` as the intrinsic ``implementation``."""
     names = ", ".join("abc"[:arity])
-    template = eval(f"lambda {names}: (lambda {names}: implementation({names}))", {"implementation": implementation})
+    template = eval(
+        f"lambda {names}: (lambda {names}: implementation({names}))",
+        {"implementation": implementation},
+    )
     overload(function)(template)
 
 
 for _name, _implementation, _arity in (
-    ("fma", _fma, 3), ("select", _select, 3), ("sqrt", _sqrt, 1),
-    ("float_bits", _float_bits, 1), ("bits_float", _bits_float, 1),
+    ("fma", _fma, 3),
+    ("select", _select, 3),
+    ("sqrt", _sqrt, 1),
+    ("float_bits", _float_bits, 1),
+    ("bits_float", _bits_float, 1),
 ):
     _register(getattr(bits, _name), _implementation, _arity)
 
@@ -106,11 +116,13 @@ def _register_conversion(function, to_dtype):
 for _numpy_type, _numba_type in NUMPY_TO_NUMBA.items():
     _register_conversion(getattr(bits, _numpy_type.__name__), _numba_type)
 
-for _module in (philox, noise):
+for _module in (philox, noise32, noise64):
     for _name, _value in list(vars(_module).items()):
-        if isinstance(_value, FunctionType) and getattr(_value, "__module__", None) == _module.__name__:
+        if (
+            isinstance(_value, FunctionType)
+            and getattr(_value, "__module__", None) == _module.__name__
+        ):
             jitable(_value)
-
 
 
 _SETTINGS = dict(nogil=True, boundscheck=False, error_model="numpy")

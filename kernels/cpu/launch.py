@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import argmax
-from .argmax import JACOBIAN, JVP, MAXIMUM, VALUE, VJP
+from .accumulate import CHUNK, JACOBIAN, JVP, MAXIMUM, STRANDS, VALUE, VJP
 from .threads import get_num_threads, run_tasks
 
 _NS_PER_COORDINATE = 1.0
@@ -102,9 +102,9 @@ def _total_size(operation: int, d: int) -> int:
 def _parts(rows: int, num_samples: int, bytes_per_part: int) -> int:
     """Strands a row is split into: all where rows alone cannot keep the threads busy, else one."""
     threads = get_num_threads()
-    split_pays = threads > 1 and rows < 2 * threads and num_samples > argmax.CHUNK
-    fits = rows * argmax.STRANDS * bytes_per_part <= _STRAND_BYTES
-    return argmax.STRANDS if split_pays and fits else 1
+    split_pays = threads > 1 and rows < 2 * threads and num_samples > CHUNK
+    fits = rows * STRANDS * bytes_per_part <= _STRAND_BYTES
+    return STRANDS if split_pays and fits else 1
 
 
 def _add_in_order(strands: np.ndarray) -> np.ndarray:

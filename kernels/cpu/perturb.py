@@ -11,12 +11,13 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .. import noise
+from .. import noise32, noise64
 from ..bits import select, uint32, uint64
 from ..noise import GUMBEL, NORMAL
 from ..philox import STREAM_NOISE, STREAM_REFINE, philox4x32
 from ._jit import jitable
 from .simd import lane_indices
+
 
 @jitable
 def words(stream, quads, first_sample, row, key):
@@ -51,8 +52,8 @@ def _singles(function, w, live):
 
 def _define(function, normal, gumbel, logistic):
     """Give ``function(family, like, w, ...)`` its three formulas in each precision."""
-    n32, g32, l32 = (getattr(noise, f"{name}32") for name in (normal, gumbel, logistic))
-    n64, g64, l64 = (getattr(noise, f"{name}64") for name in (normal, gumbel, logistic))
+    n32, g32, l32 = (getattr(noise32, name) for name in (normal, gumbel, logistic))
+    n64, g64, l64 = (getattr(noise64, name) for name in (normal, gumbel, logistic))
 
     def single_precision(family, like, w, live, quads, first_sample, row, key):
         if family == NORMAL:
@@ -116,21 +117,21 @@ def _(family, like, coordinates, first_sample, row, key):
         quads, place = coordinates >> np.int32(2), coordinates & np.int32(3)
         w = _pick(noise_words(quads, first_sample, row, key), place)
         if family == NORMAL:
-            return noise.normal32(w)
-        return noise.gumbel32(w) if family == GUMBEL else noise.logistic32(w)
+            return noise32.normal(w)
+        return noise32.gumbel(w) if family == GUMBEL else noise32.logistic(w)
 
     def double_precision(family, like, coordinates, first_sample, row, key):
         quads, place = coordinates >> np.int32(2), coordinates & np.int32(3)
         w = _pick(noise_words(quads, first_sample, row, key), place)
         v = _pick(words(STREAM_REFINE, quads, first_sample, row, key), place)
         if family == NORMAL:
-            return noise.normal64(w, v)
-        return noise.gumbel64(w, v) if family == GUMBEL else noise.logistic64(w, v)
+            return noise64.normal(w, v)
+        return noise64.gumbel(w, v) if family == GUMBEL else noise64.logistic(w, v)
 
     return single_precision if like.dtype == types.float32 else double_precision
 
 
 @jitable
 def is_race(family):
-    """Whether decisions minimise ``E exp(-theta / eps)`` instead of maximising ``theta + eps z``."""
+    """Whether decisions minimise ``E exp(-theta / eps)``, not maximise ``theta + eps z``."""
     return family == GUMBEL

@@ -48,7 +48,9 @@ def splat(builder, scalar):
     vector = ir.VectorType(scalar.type, LANES)
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES))
+    return builder.shuffle_vector(
+        first, undefined, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+    )
 
 
 def to_lanes(context, builder, value, from_type, dtype):
@@ -59,7 +61,7 @@ def to_lanes(context, builder, value, from_type, dtype):
 
 
 def common_dtype(*argument_types):
-    """The lane type of the vectors among the arguments; None where they disagree or there are none."""
+    """The lane type of the vectors among the arguments; None if they differ or there are none."""
     dtypes = {a.dtype for a in argument_types if isinstance(a, Vector)}
     return dtypes.pop() if len(dtypes) == 1 else None
 
@@ -108,7 +110,9 @@ def _register_operator(function, is_comparison):
 
     def lower(context, builder, sig, args):
         dtype = common_dtype(*sig.args)
-        a, b = (to_lanes(context, builder, x, t, dtype) for x, t in zip(args, sig.args))
+        a, b = (
+            to_lanes(context, builder, x, t, dtype) for x, t in zip(args, sig.args, strict=True)
+        )
         kind = _kind(dtype)
         if not is_comparison:
             return getattr(builder, _ARITHMETIC[function][kind])(a, b)
@@ -214,7 +218,7 @@ def count_lanes(typing_context, mask):
 
 @intrinsic
 def tree_sum(typing_context, vector):
-    """The sum of the lanes over a fixed tree: lanes 16 apart are added, then 8, 4, 2 and 1 apart."""
+    """The sum of the lanes over a fixed tree: lanes 16 apart, then 8, 4, 2 and 1 apart."""
 
     def codegen(context, builder, sig, args):
         value, width = args[0], LANES
