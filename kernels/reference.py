@@ -7,6 +7,8 @@ materialises samples x rows x coordinates.
 
 from __future__ import annotations
 
+import functools as ft
+
 import numpy as np
 
 from . import noise32, noise64
@@ -47,15 +49,15 @@ class Noise:
     def _apply(self, name):
         return getattr(self._formulas, name)(*self._words)
 
-    @property
+    @ft.cached_property
     def z(self):
         return self._apply(FAMILIES[self.family].name)
 
-    @property
+    @ft.cached_property
     def scores(self):
         return self.z if self.family == NORMAL else self._apply(self._name + "_score")
 
-    @property
+    @ft.cached_property
     def exponentials(self):
         return self._apply("exponential")
 

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,12 @@ def test_public_names_are_documented():
     objects = [getattr(dpo, name) for name in public if callable(getattr(dpo, name))]
     assert len(objects) >= 12
     assert all(o.__doc__ for o in objects)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_example_scripts_run(script, tmp_path, monkeypatch):
+    pytest.importorskip("torch" if "torch" in script.name else "matplotlib")
+    monkeypatch.setattr("sys.argv", [str(script), str(tmp_path / "output.svg")])
+    runpy.run_path(str(script), run_name="__main__")
+    if "picture" in script.name:
+        assert (tmp_path / "output.svg").stat().st_size > 10_000
