@@ -92,7 +92,8 @@ def argmax_counts(theta, epsilon, family, seed, num_samples, **offsets):
 
 
 def tree_sum(weights, scores):
-    """``sum_m weights_m scores_m`` over the fixed tree; (M,) and (M, d) give (d,) float64."""
+    """``sum_m weights_m scores_m`` over the fixed tree; (M,) or (M, d), and (M, d), give (d,)."""
+    weights = np.broadcast_to(weights if weights.ndim == 2 else weights[:, None], scores.shape)
     total = np.zeros(scores.shape[1])
     for strand in range(STRANDS):
         partial = np.zeros_like(total)
@@ -101,7 +102,7 @@ def tree_sum(weights, scores):
             lanes = np.zeros((LANES, scores.shape[1]), scores.dtype)
             for k in range(0, len(w), LANES):
                 n = len(w[k : k + LANES])
-                lanes[:n] = fma(w[k : k + LANES, None], s[k : k + LANES], lanes[:n])
+                lanes[:n] = fma(w[k : k + LANES], s[k : k + LANES], lanes[:n])
             while len(lanes) > 1:
                 lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
             partial += lanes[0].astype(np.float64)
@@ -131,14 +132,16 @@ def argmax_maximum(theta, epsilon, family, seed, num_samples):
 
 
 def argmax_vjp(theta, epsilon, family, seed, num_samples, v, mean):
-    """``sum_m (<v, y_m> - <v, mean>) s_m``, (rows, d) float64."""
+    """``sum_m (<v, y_m> - <v, mean>) s_m`` and of its squared terms, each (rows, d) float64."""
     noise_ = Noise(family, theta.dtype, num_samples, *theta.shape, seed)
     winners = argmax_winners(theta, epsilon, family, seed, num_samples)
     rows = []
     for b in range(theta.shape[0]):
         centre = theta.dtype.type(ordered_dot(v[b], mean[b]))
-        rows.append(tree_sum(v[b][winners[:, b]] - centre, noise_.scores[:, b]))
-    return np.stack(rows)
+        weights, scores = v[b][winners[:, b]] - centre, noise_.scores[:, b]
+        terms = weights[:, None] * scores
+        rows.append((tree_sum(weights, scores), tree_sum(terms, terms)))
+    return tuple(np.stack(sums) for sums in zip(*rows, strict=True))
 
 
 def ordered_dot(a, b):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from dpo.kernels.cpu import _jit, argmax
-from dpo.kernels.cpu.perturb import noise_words, scores
-from dpo.kernels.cpu.simd import LANES, broadcast, load, store, tree_sum
+from dpo.kernels.cpu.perturb import consecutive, noise_words, scores
+from dpo.kernels.cpu.simd import CHECK_BOUNDS, LANES, broadcast, load, store, tree_sum
 from llvmlite import binding
 from numba import njit
 
@@ -17,8 +20,8 @@ from numba import njit
 def accumulate(family, like, quads, key, out):
     total = broadcast(np.float32(0))
     for q in range(quads):
-        w = noise_words(q, 0, 0, key)
-        s = scores(family, like, w, 4, q, 0, 0, key)
+        w = noise_words(q, consecutive(0), 0, key)
+        s = scores(family, like, w, 4, q, consecutive(0), 0, key)
         total = total + s[0] + s[1] + s[2] + s[3]
     store(out, 0, total)
 
@@ -54,8 +57,9 @@ def test_tree_sum_is_the_documented_tree():
 
 def test_cache_is_stamped_with_every_source(monkeypatch):
     """An edit in any kernel file, not only the entry point's, must not find stale machine code."""
-    name, stamp = argmax.run._cache._cache_file._source_stamp
+    name, stamp, checked = argmax.run._cache._cache_file._source_stamp
     assert name == argmax.__name__ and stamp == _jit.source_stamp()
+    assert checked is CHECK_BOUNDS
     original = _jit.Path.read_bytes
 
     def edited(path):
@@ -63,3 +67,43 @@ def test_cache_is_stamped_with_every_source(monkeypatch):
 
     monkeypatch.setattr(_jit.Path, "read_bytes", edited)
     assert _jit.source_stamp.__wrapped__() != stamp
+
+
+EVERY_SHAPE = """
+import numpy as np, dpo
+v = np.random.default_rng(0).standard_normal((70, 600)).astype(np.float32)
+for noise in ("normal", "gumbel", "logistic"):
+    for shape in [(1, 1, 1), (70, 5, 3), (2, 33, 257), (40, 600, 8), (2, 600, 40), (1, 9, 5000)]:
+        rows, d, m = shape
+        layer, theta = dpo.Perturbed(noise=noise, num_samples=m), v[:rows, :d]
+        layer(theta, seed=0), layer.max(theta, seed=0), layer.samples(theta, seed=0)
+        layer.estimate(theta, of="vjp", direction=theta, seed=0), layer.jvp(theta, theta, seed=0)
+        if d < 50:
+            layer.estimate(theta, of="jacobian", seed=0)
+print("in bounds")
+"""
+
+
+def test_no_index_is_out_of_bounds(tmp_path):
+    """Every kernel with every index checked, vector loads and stores included."""
+    checked = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", EVERY_SHAPE]
+    out = subprocess.run(command, env=checked, capture_output=True, text=True, check=False)
+    assert out.stdout == "in bounds\n", out.stderr[-2000:]
+
+
+@njit
+def read_beyond(x):
+    store(x, 0, load(x, 1))
+
+
+def test_the_bounds_check_can_fail():
+    code = "import sys; sys.path.insert(0, 'tests'); import numpy, test_compilation as t;"
+    code += "t.read_beyond(numpy.zeros(32, numpy.float32))"
+    checked = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
+    command = [sys.executable, "-c", code]
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    out = subprocess.run(
+        command, env=checked, cwd=root, capture_output=True, text=True, check=False
+    )
+    assert "IndexError: vector load out of bounds" in out.stderr

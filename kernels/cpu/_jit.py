@@ -11,7 +11,7 @@ from numba import njit, types
 from numba.extending import intrinsic, overload, register_jitable
 
 from .. import bits, noise32, noise64, philox
-from .simd import NUMPY_TO_NUMBA, Vector, call_llvm, common_dtype, convert, to_lanes
+from .simd import CHECK_BOUNDS, NUMPY_TO_NUMBA, Vector, call_llvm, common_dtype, convert, to_lanes
 
 jitable = register_jitable(forceinline=True)
 """A piece of a kernel: inlined into the kernel that uses it."""
@@ -125,7 +125,7 @@ for _module in (philox, noise32, noise64):
             jitable(_value)
 
 
-_SETTINGS = dict(nogil=True, boundscheck=False, error_model="numpy")
+_SETTINGS = dict(nogil=True, error_model="numpy")
 
 
 @ft.cache
@@ -144,9 +144,10 @@ def kernel(function):
     an edit there would leave stale code. The stamp covers them all. Where no directory can be
     written the kernel is compiled in every process.
     """
+    stamp = function.__module__, source_stamp(), CHECK_BOUNDS
     try:
         dispatcher = njit(cache=True, **_SETTINGS)(function)
     except RuntimeError:  # "no locator available"
         return njit(**_SETTINGS)(function)
-    dispatcher._cache._cache_file._source_stamp = function.__module__, source_stamp()
+    dispatcher._cache._cache_file._source_stamp = stamp
     return dispatcher

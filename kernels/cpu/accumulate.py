@@ -11,7 +11,7 @@ import numpy as np
 
 from ..bits import fma
 from ._jit import jitable
-from .perturb import noise_words, scores
+from .perturb import consecutive, noise_words, scores
 from .simd import LANES, broadcast, count_lanes, load, store, tree_sum
 
 CHUNK = 256
@@ -34,8 +34,9 @@ def sample_scores(family, like, q, first_sample, offset, row, key, kept):
             load(kept, at + 2 * CHUNK),
             load(kept, at + 3 * CHUNK),
         )
-    w = noise_words(q, first_sample + offset, row, key)
-    return scores(family, like, w, 4, q, first_sample + offset, row, key)
+    samples = consecutive(first_sample + offset)
+    w = noise_words(q, samples, row, key)
+    return scores(family, like, w, 4, q, samples, row, key)
 
 
 @jitable

@@ -50,11 +50,11 @@ from .accumulate import (
     expected,
     score_products,
 )
-from .perturb import decision_noise, is_race, noise_words, quantile_at, scores_beside
+from .perturb import consecutive, decision_noise, is_race, noise_words, quantile_at, scores_beside
 from .simd import LANES, any_lane, broadcast, load, store
 
 _KEEP = 512  # coordinates up to which a chunk's scores are kept, not drawn again (512 kB of L2)
-_TILE = 8  # quads that share one threshold
+TILE = 8  # quads that share one threshold
 _BUCKETS = 64  # classes of the visiting order
 _F32 = np.float32
 _NEVER = _F32(4294967040.0)  # the largest float32 below 2^32
@@ -76,30 +76,45 @@ def _(like, gap):
 
 
 @jitable
-def prepare(theta, epsilon, family, plan):
-    """Fill ``a`` with what decisions compare, padded with "never wins", and plan the visit.
+def largest_finite(theta):
+    """The largest finite score of a row; -inf where there is none."""
+    largest = theta.dtype.type(-np.inf)
+    for i in range(theta.size):
+        if theta[i] > largest and theta[i] < np.inf:
+            largest = theta[i]
+    return largest
+
+
+@jitable
+def decision_scores(theta, largest, epsilon, family, a):
+    """Fill ``a`` with what decisions compare, padded with "never wins".
 
     Additive decisions maximise ``a_i + eps z_i`` with ``a = theta``. The exponential race maximises
     ``a_i E_i`` with ``a_i = -exp((max theta - theta_i) / eps)``.
     """
+    a[:] = -np.inf
+    for i in range(theta.size):
+        if not is_race(family):
+            a[i] = theta[i]
+        elif theta[i] == np.inf:
+            a[i] = -theta.dtype.type(0.0)
+        elif theta[i] > -np.inf:
+            a[i] = -_race_weight(theta, (largest - theta[i]) / epsilon)
+
+
+@jitable
+def prepare(theta, epsilon, family, plan):
+    """Plan a row's visit: what decisions compare, in which order, and each tile's upper bound."""
     a, order, bound = plan
-    d = theta.size
-    largest = theta.dtype.type(-np.inf)
-    for i in range(d):
-        if theta[i] > largest and theta[i] < np.inf:
-            largest = theta[i]
-    for i in range(a.size):
-        a[i] = theta[i] if i < d else -np.inf
+    largest = largest_finite(theta)
+    a[:] = -np.inf
+    a[: theta.size] = theta
     visit_order(a, largest, epsilon, order)
     if is_race(family):
-        for i in range(d):
-            if theta[i] == np.inf:
-                a[i] = -theta.dtype.type(0.0)
-            elif theta[i] > -np.inf:
-                a[i] = -_race_weight(theta, (largest - theta[i]) / epsilon)
+        decision_scores(theta, largest, epsilon, family, a)
     for t in range(bound.size):
         top = theta.dtype.type(-np.inf)
-        for j in range(t * _TILE, min((t + 1) * _TILE, order.size)):
+        for j in range(t * TILE, min((t + 1) * TILE, order.size)):
             q = order[j]
             top = max(top, a[4 * q], a[4 * q + 1], a[4 * q + 2], a[4 * q + 3])
         bound[t] = top
@@ -160,15 +175,21 @@ def hopeless_words(family, bound, epsilon, best):
     return select(valid, uint32(reach) ^ np.uint32(0xFFFFFFFF), np.uint32(0))
 
 
-@jitable
-def beats(value, index, best, winner):
-    """The total order of decisions: larger value first, lowest index on a tie."""
-    return (value > best) | ((value == best) & (index < winner))
+def coordinate(a, i):
+    """Entry ``i``: one for all lanes of a row's array, or a lane each of a (size, 32) array."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(coordinate, jit_options={"forceinline": True})
+def _(a, i):
+    if a.ndim == 1:
+        return lambda a, i: a[i]
+    return lambda a, i: load(a, i * LANES)
 
 
 @jitable
-def winners(plan, d, epsilon, family, first_sample, row, key, kept, offset):
-    """The argmax of samples ``first_sample + (0 .. 31)``, as a vector of int32.
+def winners(plan, d, epsilon, family, samples, rows, key, kept, offset):
+    """The argmax in every lane, as a vector of int32: lanes are samples of a row, or rows.
 
     Where ``kept`` has room, no quad is dropped and its scores are stored on the way.
     """
@@ -177,17 +198,17 @@ def winners(plan, d, epsilon, family, first_sample, row, key, kept, offset):
     best = broadcast(a.dtype.type(-np.inf))
     winner = broadcast(np.int32(0))
     hopeless = broadcast(np.uint32(0))
-    for tile in range(bound.size):
+    for tile in range(bound.shape[0]):
         if tile > 0:
-            hopeless = hopeless_words(family, bound[tile], epsilon, best)
-        for j in range(tile * _TILE, min((tile + 1) * _TILE, order.size)):
+            hopeless = hopeless_words(family, coordinate(bound, tile), epsilon, best)
+        for j in range(tile * TILE, min((tile + 1) * TILE, order.size)):
             q = order[j]
-            w = noise_words(q, first_sample, row, key)
+            w = noise_words(q, samples, rows, key)
             hit = (w[0] > hopeless) | (w[1] > hopeless) | (w[2] > hopeless) | (w[3] > hopeless)
             if keep or any_lane(hit):
-                r = decision_noise(family, a, w, d - 4 * q, q, first_sample, row, key)
+                r = decision_noise(family, a, w, d - 4 * q, q, samples, rows, key)
                 if keep:
-                    s = scores_beside(family, r, a, w, d - 4 * q, q, first_sample, row, key)
+                    s = scores_beside(family, r, a, w, d - 4 * q, q, samples, rows, key)
                     for k in range(4):
                         store(kept, (4 * q + k) * CHUNK + offset, s[k])
                 value, index = best_of_quad(family, r, a, 4 * q, epsilon)
@@ -200,11 +221,13 @@ def winners(plan, d, epsilon, family, first_sample, row, key, kept, offset):
 @jitable
 def best_of_quad(family, r, a, i, epsilon):
     """The largest perturbed score of coordinates ``i .. i + 3`` and its index, lowest on a tie."""
+    a0, a1 = coordinate(a, i), coordinate(a, i + 1)
+    a2, a3 = coordinate(a, i + 2), coordinate(a, i + 3)
     if is_race(family):
-        v0, v1, v2, v3 = r[0] * a[i], r[1] * a[i + 1], r[2] * a[i + 2], r[3] * a[i + 3]
+        v0, v1, v2, v3 = r[0] * a0, r[1] * a1, r[2] * a2, r[3] * a3
     else:
-        v0, v1 = fma(r[0], epsilon, a[i]), fma(r[1], epsilon, a[i + 1])
-        v2, v3 = fma(r[2], epsilon, a[i + 2]), fma(r[3], epsilon, a[i + 3])
+        v0, v1 = fma(r[0], epsilon, a0), fma(r[1], epsilon, a1)
+        v2, v3 = fma(r[2], epsilon, a2), fma(r[3], epsilon, a3)
     i0, i2 = broadcast(np.int32(i)), broadcast(np.int32(i + 2))
     low, high = v1 > v0, v3 > v2
     va, ia = select(low, v1, v0), select(low, i0 + np.int32(1), i0)
@@ -217,7 +240,11 @@ def best_of_quad(family, r, a, i, epsilon):
 def perturbed_values(theta, epsilon, family, won, count, first_sample, row, key, values):
     """``values[j]``, the score of sample j's winner with its noise: ``max_i theta_i + eps z_i``."""
     for j in range(0, count, LANES):
-        store(values, j, quantile_at(family, theta, load(won, j), first_sample + j, row, key))
+        store(
+            values,
+            j,
+            quantile_at(family, theta, load(won, j), consecutive(first_sample + j), row, key),
+        )
     for j in range(count):
         values[j] = fma(epsilon, values[j], theta[won[j]])
 
@@ -237,7 +264,7 @@ def run(
     d = theta.shape[1]
     quads = (d + 3) // 4
     padded = np.empty(4 * quads, theta.dtype)
-    plan = padded, np.empty(quads, np.int64), np.empty((quads + _TILE - 1) // _TILE, theta.dtype)
+    plan = padded, np.empty(quads, np.int64), np.empty((quads + TILE - 1) // TILE, theta.dtype)
     won = np.empty(CHUNK, np.int32)
     weights = np.empty(CHUNK, theta.dtype)
     buffer = np.empty(4 * CHUNK if operation == JACOBIAN else 0, theta.dtype)
@@ -256,7 +283,8 @@ def run(
             for m in range(first_chunk * CHUNK, num_samples, STRANDS * CHUNK):
                 sample, n = first_sample + m, min(CHUNK, num_samples - m)
                 for j in range(0, n, LANES):
-                    w = winners(plan, d, epsilon, family, sample + j, row, key, kept, j)
+                    lanes = consecutive(sample + j)
+                    w = winners(plan, d, epsilon, family, lanes, row, key, kept, j)
                     store(won, j, w)
                 if operation != VJP:
                     add_counts(won, n, counts[task])
@@ -289,13 +317,14 @@ def run_winners(row_begin, row_end, theta, epsilon, family, key, first_sample, f
     d = theta.shape[1]
     quads = (d + 3) // 4
     padded = np.empty(4 * quads, theta.dtype)
-    plan = padded, np.empty(quads, np.int64), np.empty((quads + _TILE - 1) // _TILE, theta.dtype)
+    plan = padded, np.empty(quads, np.int64), np.empty((quads + TILE - 1) // TILE, theta.dtype)
     won = np.empty(LANES, np.int32)
     kept = np.empty(0, theta.dtype)
     for b in range(row_begin, row_end):
         prepare(theta[b], epsilon, family, plan)
         for m in range(0, out.shape[0], LANES):
-            w = winners(plan, d, epsilon, family, first_sample + m, first_row + b, key, kept, 0)
+            lanes = consecutive(first_sample + m)
+            w = winners(plan, d, epsilon, family, lanes, first_row + b, key, kept, 0)
             store(won, 0, w)
             for j in range(min(LANES, out.shape[0] - m)):
                 out[m + j, b] = won[j]

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import argmax
+from . import argmax, argmax_rows
 from .accumulate import CHUNK, JACOBIAN, JVP, MAXIMUM, STRANDS, VALUE, VJP
+from .simd import LANES
 from .threads import get_num_threads, run_tasks
 
 _NS_PER_COORDINATE = 1.0
@@ -49,6 +50,8 @@ def perturbed_argmax(
     size = _total_size(operation, d)
     slots = 2 if squares or operation in (MAXIMUM, JVP) else 1
     parts = _parts(rows, num_samples, (slots * size + d) * 8)
+    by_rows = _lanes_are_rows(rows, num_samples, operation)
+    num_tasks = -(-rows // LANES) if by_rows else rows * parts
     counts = np.zeros((rows * parts, d), np.int64)
     sums = np.zeros((rows * parts, slots, size), np.float64)
     theta = _compiled_layout(theta)
@@ -58,13 +61,19 @@ def perturbed_argmax(
     key = np.uint64(seed[0]), np.uint64(seed[1])
     scale = theta.dtype.type(epsilon)
 
-    def tasks(begin: int, end: int) -> None:
-        argmax.run(
-            begin, end, parts, operation, squares, theta, scale, family, key,
-            num_samples, sample_offset, row_offset, direction, mean, counts, sums,
-        )  # fmt: skip
+    operands = operation, squares, theta, scale, family, key
+    where = num_samples, sample_offset, row_offset, direction, mean, counts, sums
+    if by_rows:
 
-    run_tasks(tasks, rows * parts, _NS_PER_COORDINATE * rows * num_samples * d)
+        def tasks(begin: int, end: int) -> None:
+            argmax_rows.run(begin, end, *operands, *where)
+
+    else:
+
+        def tasks(begin: int, end: int) -> None:
+            argmax.run(begin, end, parts, *operands, *where)
+
+    run_tasks(tasks, num_tasks, _NS_PER_COORDINATE * rows * num_samples * d)
     if parts > 1:
         counts = counts.reshape(rows, parts, d).sum(1)
         sums = _add_in_order(sums.reshape(rows, parts, slots, size))
@@ -105,6 +114,12 @@ def _parts(rows: int, num_samples: int, bytes_per_part: int) -> int:
     split_pays = threads > 1 and rows < 2 * threads and num_samples > CHUNK
     fits = rows * STRANDS * bytes_per_part <= _STRAND_BYTES
     return STRANDS if split_pays and fits else 1
+
+
+def _lanes_are_rows(rows: int, num_samples: int, operation: int) -> bool:
+    """Whether ``argmax_rows`` fills more lanes: few samples, many rows. Same results."""
+    supported = operation in (VALUE, MAXIMUM, VJP) and num_samples <= argmax_rows.MAX_SAMPLES
+    return supported and -(-rows // LANES) * num_samples < rows
 
 
 def _add_in_order(strands: np.ndarray) -> np.ndarray:

@@ -17,13 +17,17 @@ import operator
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic, models, register_jitable, register_model
 from numba.np.arrayobj import make_array
 
 LANES = 32
+
+CHECK_BOUNDS = bool(config.BOUNDSCHECK)
+"""With ``NUMBA_BOUNDSCHECK=1`` vector loads and stores are checked like every other index."""
+
 _INT32 = ir.IntType(32)
 
 
@@ -149,8 +153,7 @@ def _element_pointer(context, builder, array_type, array, index, pointee):
 
 
 @intrinsic
-def load(typing_context, array, index):
-    """32 consecutive elements of a one-dimensional C-contiguous array, from ``index``."""
+def _load(typing_context, array, index):
     result = Vector(array.dtype)
 
     def codegen(context, builder, sig, args):
@@ -162,15 +165,29 @@ def load(typing_context, array, index):
 
 
 @intrinsic
-def store(typing_context, array, index, vector):
-    """Write 32 lanes to consecutive elements of a one-dimensional array, from ``index``."""
-
+def _store(typing_context, array, index, vector):
     def codegen(context, builder, sig, args):
         pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1], args[2].type)
         builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
+
+
+@register_jitable(forceinline=True)
+def load(array, index):
+    """32 consecutive elements of a C-contiguous array, from the flat ``index`` on."""
+    if CHECK_BOUNDS and (index < 0 or index + LANES > array.size):
+        raise IndexError("vector load out of bounds")
+    return _load(array, index)
+
+
+@register_jitable(forceinline=True)
+def store(array, index, vector):
+    """Write 32 lanes to consecutive elements of a C-contiguous array, from the flat ``index``."""
+    if CHECK_BOUNDS and (index < 0 or index + LANES > array.size):
+        raise IndexError("vector store out of bounds")
+    _store(array, index, vector)
 
 
 @intrinsic
