@@ -22,6 +22,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 if not __package__:  # run as a file: the folder above holds the package
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -29,12 +30,14 @@ if not __package__:  # run as a file: the folder above holds the package
 from benchmarks.contenders import CONTENDERS, Calls, Contender, Workload, agreement, dpo_numpy
 
 SIZES = {"small": (128, 10, 1000), "medium": (128, 1000, 1000), "large": (32, 32000, 64)}
-ROUNDS = {"small": 51, "medium": 5, "large": 7}
+ROUNDS = {"small": 31, "medium": 5, "large": 5}
 NOISES = ("normal", "gumbel")
 GROWTH = [Workload(4, 1000, m, noise) for noise in NOISES for m in (1_000, 1_000_000)]
 MEMORY_LIMIT_GB = 8.0
 PAUSE_SECONDS = 0.01
 """Before each timing: OpenMP and XLA workers of the previous contender spin before they sleep."""
+QUIET_CPUS = 0.15
+"""CPU seconds a second of other processes on our CPUs, below which a round is undisturbed."""
 MAX_Z = 5.0
 
 
@@ -88,6 +91,15 @@ def reason_to_skip(contender: Contender, workload: Workload) -> str | None:
     return None
 
 
+class Round(NamedTuple):
+    """Seconds of each contender, called in turn."""
+
+    foreign_cpus: float
+    """How many of our CPUs other processes kept busy meanwhile."""
+    forward: list[float]
+    both: list[float]
+
+
 def _seconds(call, seed: int) -> float:
     time.sleep(PAUSE_SECONDS)
     start = time.perf_counter()
@@ -95,16 +107,38 @@ def _seconds(call, seed: int) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(calls: list[Calls], rounds: int) -> list[tuple[list[float], list[float]]]:
-    """Seconds of every ``forward`` and of every ``both``, a list each per contender."""
-    times = [([], []) for _ in calls]
-    for round_ in range(-1, rounds):
-        for which in (0, 1):
-            for own, one in zip(times, calls, strict=True):
-                seconds = _seconds(one[which], round_ + 1)
-                if round_ >= 0:  # the first round warms up
-                    own[which].append(seconds)
-    return times
+def _foreign_seconds() -> float:
+    """CPU seconds that our CPUs have spent on other processes; 0 where the system does not tell."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    ours = {f"cpu{i}" for i in os.sched_getaffinity(0)}
+    ticks = 0
+    for name, *counts in map(str.split, stat.read_text().splitlines()):
+        if name in ours:
+            user, nice, system, _, _, irq, softirq, steal = map(int, counts[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def _round(calls: list[Calls], seed: int) -> Round:
+    foreign, start = _foreign_seconds(), time.perf_counter()
+    seconds = [[_seconds(one[which], seed) for one in calls] for which in (0, 1)]
+    elapsed = time.perf_counter() - start
+    return Round((_foreign_seconds() - foreign) / elapsed, *seconds)
+
+
+def interleaved(calls: list[Calls], rounds: int) -> list[Round]:
+    """Rounds of every ``forward``, then every ``both``, after one round of warming up.
+
+    A round that shared the machine is repeated, up to ``rounds`` times in all; the quietest are
+    kept, so that what is dropped does not depend on any contender's time.
+    """
+    _round(calls, 0)
+    done: list[Round] = []
+    while len(done) < 2 * rounds and sum(r.foreign_cpus < QUIET_CPUS for r in done) < rounds:
+        done.append(_round(calls, len(done) + 1))
+    return sorted(done, key=lambda r: r.foreign_cpus)[:rounds]
 
 
 def z_scores(calls: Calls, workload: Workload) -> tuple[float, float]:
@@ -115,8 +149,11 @@ def z_scores(calls: Calls, workload: Workload) -> tuple[float, float]:
     return forward, derivative
 
 
-def compare(workload: Workload, rounds: int) -> list[dict]:
-    """One row a contender: times in milliseconds, memory in MB, or a reason for having neither."""
+def compare(workload: Workload, rounds: int) -> tuple[list[dict], list[float]]:
+    """One row a contender, and how busy the machine was in each round that is kept.
+
+    A row has times in milliseconds and memory in MB, or a reason for having neither.
+    """
     rows, built, running = [], [], []
     for contender in CONTENDERS:
         row = {"contender": contender.name, "skipped": reason_to_skip(contender, workload)}
@@ -129,16 +166,13 @@ def compare(workload: Workload, rounds: int) -> list[dict]:
         row["z_scores"] = z_scores(calls, workload)
         if max(map(abs, row["z_scores"])) > MAX_Z:
             raise SystemExit(f"{row['contender']} computes something else: {row} on {workload}")
-    times = interleaved(built, rounds)
-    for row, own in zip(running, times, strict=True):
-        for name, seconds in zip(("forward", "both"), own, strict=True):
-            row[f"{name}_ms"] = [1e3 * s for s in seconds]
-            row[f"{name}_median_ms"] = 1e3 * statistics.median(seconds)
-    for row in running:
-        for name in ("forward", "both"):
-            key = f"{name}_median_ms"
-            row[f"{name}_ratio"] = row[key] / running[0][key]
-    return rows
+    kept = interleaved(built, rounds)
+    for name in ("forward", "both"):
+        for i, row in enumerate(running):
+            row[f"{name}_ms"] = [1e3 * getattr(r, name)[i] for r in kept]
+            row[f"{name}_median_ms"] = statistics.median(row[f"{name}_ms"])
+            row[f"{name}_ratio"] = row[f"{name}_median_ms"] / running[0][f"{name}_median_ms"]
+    return rows, [r.foreign_cpus for r in kept]
 
 
 # -------------------------------------------------------------------------------------- report
@@ -187,7 +221,7 @@ def _megabytes(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def timing_table(workload: Workload, rows: list[dict]) -> str:
+def timing_table(workload: Workload, rows: list[dict], foreign: list[float]) -> str:
     """A Markdown table of one workload."""
     lines = [
         f"### {workload}",
@@ -203,6 +237,10 @@ def timing_table(workload: Workload, rows: list[dict]) -> str:
         for name in ("forward", "both"):
             cells += [_time(row, name), f"{row[f'{name}_ratio']:.2f}"]
         lines.append(f"| {' | '.join(cells)} | {_megabytes(row['peak_extra_mb'])} |")
+    lines += [
+        "",
+        f"{len(foreign)} rounds; other processes took {max(foreign):.2f} of our CPUs at most.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -256,34 +294,53 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class Report:
+    """Tables and numbers so far; kept on disk after every workload, since a run takes long."""
+
+    def __init__(self, env: dict, out: Path | None):
+        self.out = out
+        self.numbers = {"environment": env, "timings": [], "memory_against_samples": []}
+        self.tables = []
+        self.add(heading(env))
+
+    def add(self, table: str) -> None:
+        """Print a table and write everything."""
+        self.tables.append(table)
+        print(table, flush=True)
+        if self.out:
+            self.out.write_text(json.dumps(self.numbers, indent=1) + "\n")
+            self.out.with_suffix(".md").write_text("\n".join(self.tables))
+
+    def time(self, workload: Workload, rounds: int) -> None:
+        """Add the comparison on one workload."""
+        rows, foreign = compare(workload, rounds)
+        entry = {"workload": asdict(workload), "foreign_cpus": foreign, "rows": rows}
+        self.numbers["timings"].append(entry)
+        self.add(timing_table(workload, rows, foreign))
+
+    def grow(self) -> None:
+        """Add our peak memory as M grows a thousandfold."""
+        ours = next(c for c in CONTENDERS if c.build is dpo_numpy)
+        growth = [
+            {"workload": asdict(workload), "peak_extra_mb": peak_extra_mb(ours, workload)}
+            for workload in GROWTH
+        ]
+        self.numbers["memory_against_samples"] = growth
+        self.add(growth_table(growth))
+
+
 def main() -> None:
     """Run, print the tables, write them."""
     arguments = _arguments()
     use_threads(arguments.threads)
-    env = environment(arguments.threads)
-    parts = [heading(env)]
-    print(parts[0], flush=True)
+    report = Report(environment(arguments.threads), arguments.out)
     sizes = list(SIZES) if arguments.sizes == "all" else [arguments.sizes]
-    timings, growth = [], []
     for size in ["small"] if arguments.quick else sizes:
         rounds = arguments.rounds or (3 if arguments.quick else ROUNDS[size])
         for noise in NOISES:
-            workload = Workload(*SIZES[size], noise)
-            rows = compare(workload, rounds)
-            timings.append({"workload": asdict(workload), "rounds": rounds, "rows": rows})
-            parts.append(timing_table(workload, rows))
-            print(parts[-1], flush=True)
+            report.time(Workload(*SIZES[size], noise), rounds)
     if not arguments.quick:
-        ours = next(c for c in CONTENDERS if c.build is dpo_numpy)
-        for workload in GROWTH:
-            peak = peak_extra_mb(ours, workload)
-            growth.append({"workload": asdict(workload), "peak_extra_mb": peak})
-        parts.append(growth_table(growth))
-        print(parts[-1], flush=True)
-    if arguments.out:
-        results = {"environment": env, "timings": timings, "memory_against_samples": growth}
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
-        arguments.out.with_suffix(".md").write_text("\n".join(parts))
+        report.grow()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from ._exact import Exact, exact_answers
 from ._statistics import student_scores
 
 NOISES = ("normal", "gumbel", "logistic")
+SPELLED = {"normal": "normal", "gumbel": "Gumbel", "logistic": "logistic"}
+"""The noises as a sentence writes them."""
 OUTPUTS = ("value", "max", "vjp", "jvp", "jacobian")
 DERIVATIVES = ("vjp", "jvp", "jacobian")
 REDUCTIONS = ("loo", "none")
@@ -40,7 +42,7 @@ class Case:
     def direction(self) -> np.ndarray:
         """The cotangent of the VJP and the tangent of the JVP, (d,)."""
         d = self.theta.shape[-1]
-        return np.random.default_rng(d).normal(size=d).astype(np.float32).astype(np.float64)
+        return in_float32(np.random.default_rng(d).normal(size=d))[0]
 
     @ft.cached_property
     def answers(self) -> list[Exact]:
@@ -49,14 +51,14 @@ class Case:
 
     def exact(self, of: str) -> np.ndarray:
         """The expectation of the output ``of``, rows first."""
-        pick = {
+        pick: dict[str, Callable] = {
             "value": lambda a: a.value,
             "max": lambda a: a.max,
             "vjp": lambda a: self.direction @ a.jacobian,
             "jvp": lambda a: a.jacobian @ self.direction,
             "jacobian": lambda a: a.jacobian,
-        }[of]
-        return np.stack([pick(answers) for answers in self.answers])
+        }
+        return np.stack([pick[of](answers) for answers in self.answers])
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ def from_library(case: Case, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         num_samples=plan.num_samples,
         variance_reduction=plan.variance_reduction,
     )
-    theta = np.tile(case.theta.astype(plan.dtype), (plan.replicates, 1, 1))
-    direction = case.direction.astype(plan.dtype) if plan.of in ("vjp", "jvp") else None
+    theta: np.ndarray = np.tile(case.theta.astype(plan.dtype), (plan.replicates, 1, 1))
+    direction: np.ndarray | None = None
+    if plan.of in ("vjp", "jvp"):
+        direction = case.direction.astype(plan.dtype)
     mean, error, _ = layer.estimate(theta, of=plan.of, direction=direction, seed=plan.seed)
     return mean.astype(np.float64), error.astype(np.float64)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit, log_expit, log_ndtr, logsumexp
 
 
@@ -53,7 +54,7 @@ _QUADRATURES = {
 }
 
 
-def by_quadrature(theta: np.ndarray, epsilon: float, noise: str, refine: int = 1) -> Exact:
+def by_quadrature(theta: ArrayLike, epsilon: float, noise: str, refine: int = 1) -> Exact:
     """All three answers by the trapezoid rule; ``refine`` divides the step."""
     rule = _QUADRATURES[noise]
     x = np.asarray(theta, np.float64) / epsilon
@@ -68,7 +69,7 @@ def by_quadrature(theta: np.ndarray, epsilon: float, noise: str, refine: int = 1
     return Exact(weight @ hazard, float(epsilon * (weight * t) @ hazard.sum(1)), jacobian)
 
 
-def softmax_answers(theta: np.ndarray, epsilon: float) -> Exact:
+def softmax_answers(theta: ArrayLike, epsilon: float) -> Exact:
     """Gumbel noise: ``softmax(theta / eps)``, ``eps (logsumexp(theta / eps) + gamma)``."""
     x = np.asarray(theta, np.float64) / epsilon
     p = np.exp(x - logsumexp(x))
@@ -76,7 +77,7 @@ def softmax_answers(theta: np.ndarray, epsilon: float) -> Exact:
     return Exact(p, float(epsilon * (logsumexp(x) + np.euler_gamma)), jacobian)
 
 
-def exact_answers(theta: np.ndarray, epsilon: float, noise: str) -> Exact:
+def exact_answers(theta: ArrayLike, epsilon: float, noise: str) -> Exact:
     """The closed form where there is one, quadrature elsewhere."""
     if noise == "gumbel":
         return softmax_answers(theta, epsilon)

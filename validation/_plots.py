@@ -6,9 +6,11 @@ import html
 import io
 import itertools as it
 import re
+from typing import Any
 
-COLOURS = ("#3d93cf", "#dd6b20", "#1fa37a", "#b978c9", "#c9a227", "#8a8f98")
-"""Blue, vermilion, green, purple, ochre, grey: told apart by the colour-blind, on black and white."""
+# Blue, vermilion, green, purple, ochre, rose; markers and line styles tell them apart as well.
+COLOURS = ("#3d93cf", "#dd6b20", "#1fa37a", "#b978c9", "#c9a227", "#c0506a")
+GREY = "#8a8f98"
 MARKERS = ("o", "s", "^", "D", "v", "P")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
@@ -23,18 +25,19 @@ def axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = (4.0,
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    style = {
+    style: dict[Any, Any] = {
         "axes.edgecolor": _INK, "axes.labelcolor": _INK, "axes.titlecolor": _INK,
         "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
         "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": 9,
         "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False,
-        "lines.linewidth": 1.3, "lines.markersize": 4, "svg.hashsalt": "dpo", "svg.fonttype": "path",
+        "lines.linewidth": 1.3, "lines.markersize": 4, "svg.hashsalt": "dpo",
+        "svg.fonttype": "path",
     }  # fmt: skip
     plt.rcParams.update(style)
     figure, panel = plt.subplots(figsize=size, layout="constrained")
     panel.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    panel.grid(color="#8a8f98", alpha=0.25, linewidth=0.5)
+    panel.grid(color=GREY, alpha=0.25, linewidth=0.5)
     panel.set_axisbelow(True)
     return figure, panel
 

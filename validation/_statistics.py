@@ -50,7 +50,7 @@ def student_scores(replicates: np.ndarray, exact: np.ndarray) -> np.ndarray:
 def spread_scores(replicates: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """z-scores of "the reported standard errors are the replicates' true spread".
 
-        (R - 1) spread^2 / mean(reported^2)   is chi-square with R - 1 degrees of freedom
+    (R - 1) spread^2 / mean(reported^2)   is chi-square with R - 1 degrees of freedom
     """
     dof = len(replicates) - 1
     variance = replicates.var(0, ddof=1, dtype=np.float64)

@@ -7,14 +7,15 @@ the perturbed maximum *is* the noise of that batch row.
 from __future__ import annotations
 
 import numpy as np
-from scipy import special, stats
-
-import dpo
 from dpo.kernels.noise import FAMILIES, Family
 from dpo.kernels.philox import STREAM_NOISE, STREAM_REFINE, philox4x32
 from dpo.kernels.reference import noise_words
+from scipy import special
+
+import dpo
 
 from . import _plots
+from ._estimators import SPELLED
 from ._results import Check, Figure, Section
 from ._settings import Settings
 from ._statistics import (
@@ -122,7 +123,9 @@ def _known_answers() -> Check:
     wrong = 0
     for line in _KNOWN_ANSWERS:
         numbers = [np.uint64(int(word, 16)) for word in line.split()]
-        wrong += sum(int(a != b) for a, b in zip(philox4x32(*numbers[:6]), numbers[6:], strict=True))
+        wrong += sum(
+            int(a != b) for a, b in zip(philox4x32(*numbers[:6]), numbers[6:], strict=True)
+        )
     statement = "philox4x32-10 returns the 12 words of Random123's three known answers"
     return Check("Philox known answers", statement, wrong, 0, note="words that differ")
 
@@ -179,10 +182,20 @@ def _independence(settings: Settings) -> list[Check]:
     checks = []
     for between, arrays in pairs.items():
         scores = np.concatenate([correlation_scores(a, b) for a, b in arrays])
-        statement = f"words of different {between} are uncorrelated, and so are their squares: max |z|"
+        statement = (
+            f"words of different {between} are uncorrelated, and so are their squares: max |z|"
+        )
         note = f"{len(arrays)} lags or pairs of {u.size:,} words"
         checks.append(
-            Check(f"Independent {between}", statement, largest(scores), Z_THRESHOLD, "<=", note, scores.size)
+            Check(
+                f"Independent {between}",
+                statement,
+                largest(scores),
+                Z_THRESHOLD,
+                "<=",
+                note,
+                scores.size,
+            )
         )
     words = noise_words(STREAM_NOISE, samples, rows, d, seed)
     ones = np.array([((words >> np.uint32(bit)) & 1).sum() for bit in range(32)])
@@ -195,10 +208,10 @@ def _independence(settings: Settings) -> list[Check]:
 
 def _figure(samples: dict) -> Figure:
     return Figure(
-        "Left and middle: the empirical CDF minus the exact one, times √n; were the noise exact, each "
-        f"curve is a Brownian bridge, and the test allows ±{KS_THRESHOLD:.2f} (beyond the plot). "
-        "Right: how often the noise passes its quantiles, relative to how often it should, with one "
-        "standard error (float32; the left half is the lower tail).",
+        "Left and middle: the empirical CDF minus the exact one, times √n; were the noise exact, "
+        f"each curve is a Brownian bridge, and the test allows ±{KS_THRESHOLD:.2f} (beyond the "
+        "plot). Right: how often the noise passes its quantiles, relative to how often it should, "
+        "with one standard error (float32; the left half is the lower tail).",
         (_bridge(samples, "float32"), _bridge(samples, "float64"), _tails(samples)),
     )
 
@@ -208,15 +221,19 @@ def _bridge(samples: dict, dtype: str) -> str:
     for k, family in enumerate(FAMILIES):
         _, level, bridge = kolmogorov_distance(samples[family.name, dtype], family.cdf)
         keep = np.linspace(0, level.size - 1, 800).astype(int)
-        ax.plot(level[keep], bridge[keep], color=_plots.COLOURS[k], label=family.name, lw=0.9)
-    ax.axhline(0, color="#8a8f98", lw=0.8)
+        ax.plot(
+            level[keep], bridge[keep], color=_plots.COLOURS[k], label=SPELLED[family.name], lw=0.9
+        )
+    ax.axhline(0, color=_plots.GREY, lw=0.8)
     ax.set_ylim(-2.2, 2.2)
     ax.legend(ncols=3, loc="upper center")
     return _plots.as_svg(figure, f"Empirical minus exact CDF of {dtype} noise")
 
 
 def _tails(samples: dict) -> str:
-    figure, ax = _plots.axes("Tails, float32", "tail probability, lower | upper", "observed / exact")
+    figure, ax = _plots.axes(
+        "Tails, float32", "tail probability, lower | upper", "observed / exact"
+    )
     places = np.concatenate([np.arange(-5, 0), np.arange(1, 6)])
     for k, family in enumerate(FAMILIES):
         z = samples[family.name, "float32"]
@@ -225,9 +242,9 @@ def _tails(samples: dict) -> str:
         ratio = np.concatenate([below[::-1], above]) / expected
         ax.errorbar(
             places + 0.2 * (k - 1), ratio, 1 / np.sqrt(expected), fmt=_plots.MARKERS[k],
-            color=_plots.COLOURS[k], label=family.name, capsize=2,
+            color=_plots.COLOURS[k], label=SPELLED[family.name], capsize=2,
         )  # fmt: skip
-    ax.axhline(1, color="#8a8f98", lw=0.8)
+    ax.axhline(1, color=_plots.GREY, lw=0.8)
     ax.set_xticks(places, ["1e-5", "", "1e-3", "", "0.1", "0.1", "", "1e-3", "", "1e-5"])
     ax.legend(ncols=3, loc="lower center")
     return _plots.as_svg(figure, "Observed over exact tail frequencies")

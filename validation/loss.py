@@ -1,6 +1,6 @@
 """The Fenchel-Young loss (section 4 of the paper): value, gradient, convexity, expectation.
 
-    L(theta; y) = F_eps(theta) + eps Omega(y) - <theta, y>,   grad L = y_eps(theta) - y
+L(theta; y) = F_eps(theta) + eps Omega(y) - <theta, y>,   grad L = y_eps(theta) - y
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 
 import dpo
 
-from ._estimators import NOISES, in_float32
+from ._estimators import NOISES, SPELLED, in_float32
 from ._exact import exact_answers, softmax_answers
 from ._results import Check, Section
 from ._settings import Settings
@@ -29,9 +29,9 @@ def run(settings: Settings) -> Section:
     checks = (_known_answer(), *values, _zero_at_match(settings), *_pathwise(settings))
     return Section(
         title="Fenchel-Young loss",
-        intro="The value is compared with exact expectations. With a fixed seed the Monte-Carlo loss "
-        "is itself a maximum of linear functions, so its gradient, its convexity and its linearity "
-        "in the target hold exactly, sample by sample, and are tested to rounding error.",
+        intro="The value is compared with exact expectations. With a fixed seed the Monte-Carlo "
+        "loss is itself a maximum of linear functions, so its gradient, its convexity and its "
+        "linearity in the target hold exactly, sample by sample, and are tested to rounding error.",
         checks=checks,
     )
 
@@ -60,7 +60,9 @@ def _value(noise: str, settings: Settings) -> Check:
     scores = student_scores(losses, exact)
     statement = "E[L̂] = F_ε(θ) − ⟨θ, y⟩: |z|"
     note = f"mean {losses.mean(dtype=np.float64):.6f}, exact {exact:.6f}"
-    return Check(f"Loss, {noise} noise", statement, largest(scores), Z_THRESHOLD, "<=", note, 1)
+    return Check(
+        f"Loss, {SPELLED[noise]} noise", statement, largest(scores), Z_THRESHOLD, "<=", note, 1
+    )
 
 
 def _zero_at_match(settings: Settings) -> Check:

@@ -29,9 +29,9 @@ def run(settings: Settings) -> Section:
     settings.tick("known answers and step halving")
     return Section(
         title="Exact expectations",
-        intro="Estimators are judged by exact expectations in float64: the softmax for Gumbel noise, "
-        "one-dimensional quadrature for the others. This section shows that those can be trusted "
-        "far beyond what sampling can see.",
+        intro="Estimators are judged by exact expectations in float64: the softmax for Gumbel "
+        "noise, one-dimensional quadrature for the others. This section shows that those can be "
+        "trusted far beyond what sampling can see.",
         checks=(
             _known_answers(),
             _closed_form(),
@@ -67,7 +67,9 @@ def _known_answers() -> Check:
 
 
 def _gap(a, b) -> float:
-    return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in zip(a, b, strict=True))
+    return max(
+        float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in zip(a, b, strict=True)
+    )
 
 
 def _closed_form() -> Check:

@@ -18,6 +18,7 @@ from ._estimators import (
     NOISES,
     OUTPUTS,
     REDUCTIONS,
+    SPELLED,
     THREE,
     Case,
     Plan,
@@ -48,7 +49,7 @@ _REDUCTION_NAMES = {"loo": "leave-one-out", "none": "plain"}
 
 
 def cases(noise: str, settings: Settings) -> list[tuple[Case, int, int]]:
-    """Scores with replicates and samples: 8 million samples each for the small, 1 for the large."""
+    """Scores, replicates and samples: 8 million samples each for the small, 1 for the large."""
     more = settings.pick(1, 4)
     chosen = [
         (Case("d = 3", THREE, 0.5, noise), 1024, 8192 * more),
@@ -107,7 +108,7 @@ def _check(of, noise, reduction, scores, settings) -> Check:
     suffix = f", {_REDUCTION_NAMES[reduction]}" if of in DERIVATIVES else ""
     names = ", ".join(case.name for case, _, _ in cases(noise, settings))
     return Check(
-        f"{_NAMES[of]}, {noise} noise{suffix}",
+        f"{_NAMES[of]}, {SPELLED[noise]} noise{suffix}",
         f"{_FORMULAS[of]}: max |z|",
         largest(scores),
         Z_THRESHOLD,
@@ -145,7 +146,7 @@ def small_sample_scores(draw, noise: str, settings: Settings) -> np.ndarray:
 def _few_samples(noise: str, settings: Settings) -> Check:
     scores = small_sample_scores(from_library, noise, settings)
     return Check(
-        f"Leave-one-out from few samples, {noise} noise",
+        f"Leave-one-out from few samples, {SPELLED[noise]} noise",
         "VJP, JVP and Jacobian are unbiased for M = 2, 3 and 5 (Bessel's M − 1): max |z|",
         largest(scores),
         Z_THRESHOLD,
@@ -168,12 +169,13 @@ def _honest(of: str, pieces: list[np.ndarray]) -> Check:
 
 def _figure(pooled: dict, spread: dict) -> Figure:
     total = sum(scores.size for pieces in pooled.values() for scores in pieces)
-    means = {noise: np.concatenate(pieces) for noise, pieces in pooled.items()}
+    means = {SPELLED[noise]: np.concatenate(pieces) for noise, pieces in pooled.items()}
     spreads = {_NAMES[of]: np.concatenate(pieces) for of, pieces in spread.items()}
     return Figure(
-        f"Left: all {total:,} z-scores of the estimators' means against the quantiles of the normal "
-        "distribution; unbiased estimators lie on the diagonal. Right: the same for the reported "
-        "standard errors. Entries of one run share samples, so neighbouring points are correlated.",
+        f"Left: all {total:,} z-scores of the estimators' means against the quantiles of the "
+        "normal distribution; unbiased estimators lie on the diagonal. Right: the same for the "
+        "reported standard errors. Entries of one run share samples, so neighbouring points are "
+        "correlated.",
         (
             _quantile_plot(means, "Estimates against exact answers"),
             _quantile_plot(spreads, "Reported standard errors"),
@@ -183,7 +185,7 @@ def _figure(pooled: dict, spread: dict) -> Figure:
 
 def _quantile_plot(groups: dict[str, np.ndarray], title: str) -> str:
     figure, ax = _plots.axes(title, "normal quantile", "z-score", (4.0, 3.4))
-    ax.plot([-4.5, 4.5], [-4.5, 4.5], color="#8a8f98", lw=0.9)
+    ax.plot([-4.5, 4.5], [-4.5, 4.5], color=_plots.GREY, lw=0.9)
     for k, (name, scores) in enumerate(groups.items()):
         z = np.sort(scores)
         quantile = stats.norm.ppf((np.arange(z.size) + 0.5) / z.size)
