@@ -44,15 +44,17 @@ class Sampler(NamedTuple):
     """Leave-one-out, or the plain estimator."""
     seed: Seed
 
+    def _draws(self) -> dict:
+        """The arguments that say which samples: the same for every launch."""
+        return {
+            "epsilon": self.epsilon,
+            "family": self.family,
+            "seed": self.seed,
+            "num_samples": self.num_samples,
+        }
+
     def _launch(self, **operation):
-        return _kernels().perturbed_argmax(
-            self.theta,
-            epsilon=self.epsilon,
-            family=self.family,
-            seed=self.seed,
-            num_samples=self.num_samples,
-            **operation,
-        )
+        return _kernels().perturbed_argmax(self.theta, **self._draws(), **operation)
 
     @property
     def _loo(self) -> bool:
@@ -87,13 +89,7 @@ class Sampler(NamedTuple):
 
     def winners(self) -> np.ndarray:
         """The winning index of every sample, (num_samples, rows)."""
-        return _kernels().argmax_winners(
-            self.theta,
-            epsilon=self.epsilon,
-            family=self.family,
-            seed=self.seed,
-            num_samples=self.num_samples,
-        )
+        return _kernels().argmax_winners(self.theta, **self._draws())
 
     def value(self) -> np.ndarray:
         """``ybar``, (rows, d)."""

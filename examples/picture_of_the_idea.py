@@ -1,6 +1,6 @@
 """Draw docs/idea.svg: a step, smoothed by noise, and the gradient that appears.
 
-    python examples/picture_of_the_idea.py [OUTPUT.svg]
+python examples/picture_of_the_idea.py [OUTPUT.svg]
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import dpo
 import matplotlib
 import numpy as np
+
+import dpo
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the backend is chosen

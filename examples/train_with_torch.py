@@ -1,12 +1,13 @@
 """Train a small torch model through a perturbed argmax, with an error bar on its gradient.
 
-    python examples/train_with_torch.py
+python examples/train_with_torch.py
 """
 
 from __future__ import annotations
 
-import dpo
 import torch
+
+import dpo
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ def _compile() -> None:
         progress.tick(f"{dtype.__name__}, about ten seconds once, then cached")
         layer = dpo.Perturbed(num_samples=2)
         for of in ("value", "max", "jacobian"):
-            layer.estimate(np.zeros(3, dtype), of=of, seed=0)
+            layer.estimate(np.zeros((64, 3), dtype), of=of, seed=0)  # both layouts of lanes
     progress.done("ready")
 
 
