@@ -268,10 +268,10 @@ def numpy_idiom(workload: Workload) -> Calls:
 CONTENDERS = (
     Contender("dpo, torch", ("dpo", "torch"), dpo_torch, 0),
     Contender("dpo, NumPy", ("dpo",), dpo_numpy, 0),
-    Contender("torch, one-hot", ("torch",), torch_onehot, 20),
+    Contender("torch, one-hot", ("torch",), torch_onehot, 16),
     Contender("torch, indices", ("torch",), torch_indices, 12),
-    Contender("jaxopt", ("jax", "jaxopt"), jaxopt_argmax, 20),
-    Contender("optax", ("jax", "optax"), optax_fun, 24),
+    Contender("jaxopt", ("jax", "jaxopt"), jaxopt_argmax, 16),
+    Contender("optax", ("jax", "optax"), optax_fun, 20),
     Contender("NumPy", (), numpy_idiom, 12),
 )
 
@@ -284,7 +284,8 @@ def agreement(result, ours, ours_again) -> float:
 
     The three are independent (rows, d) estimates. Each row projects ``result - ours`` on
     ``ours_again``, which points where the signal is; the rows' own spread is the unit, so noisier
-    estimators are judged by their own noise.
+    estimators are judged by their own noise. A wrong eps (by a tenth) or a VJP scaled by 0.8 shows
+    clearly at d = 10, hardly at d = 32000 with 64 samples.
     """
     products = ((np.asarray(result, float) - np.asarray(ours)) * np.asarray(ours_again)).sum(-1)
     return float(products.sum() / math.sqrt(max((products**2).sum(), 1e-300)))

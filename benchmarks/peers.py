@@ -30,7 +30,7 @@ if not __package__:  # run as a file: the folder above holds the package
 from benchmarks.contenders import CONTENDERS, Calls, Contender, Workload, agreement, dpo_numpy
 
 SIZES = {"small": (128, 10, 1000), "medium": (128, 1000, 1000), "large": (32, 32000, 64)}
-ROUNDS = {"small": 31, "medium": 5, "large": 5}
+ROUNDS = {"small": 31, "medium": 3, "large": 3}
 NOISES = ("normal", "gumbel")
 GROWTH = [Workload(4, 1000, m, noise) for noise in NOISES for m in (1_000, 1_000_000)]
 MEMORY_LIMIT_GB = 8.0

@@ -63,12 +63,12 @@ _NEVER = _F32(4294967040.0)  # the largest float32 below 2^32
 # ------------------------------------------------------------------------------- rows and order
 
 
-def _race_weight(like, gap):
+def race_weight(like, gap):
     """exp(gap) in the row's precision."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(_race_weight)
+@overload(race_weight)
 def _(like, gap):
     if like.dtype == types.float32:
         return lambda like, gap: noise32.exp(gap)
@@ -76,42 +76,26 @@ def _(like, gap):
 
 
 @jitable
-def largest_finite(theta):
-    """The largest finite score of a row; -inf where there is none."""
-    largest = theta.dtype.type(-np.inf)
-    for i in range(theta.size):
-        if theta[i] > largest and theta[i] < np.inf:
-            largest = theta[i]
-    return largest
-
-
-@jitable
-def decision_scores(theta, largest, epsilon, family, a):
-    """Fill ``a`` with what decisions compare, padded with "never wins".
+def prepare(theta, epsilon, family, plan):
+    """Fill ``a`` with what decisions compare, padded with "never wins", and plan the visit.
 
     Additive decisions maximise ``a_i + eps z_i`` with ``a = theta``. The exponential race maximises
     ``a_i E_i`` with ``a_i = -exp((max theta - theta_i) / eps)``.
     """
-    a[:] = -np.inf
-    for i in range(theta.size):
-        if not is_race(family):
-            a[i] = theta[i]
-        elif theta[i] == np.inf:
-            a[i] = -theta.dtype.type(0.0)
-        elif theta[i] > -np.inf:
-            a[i] = -_race_weight(theta, (largest - theta[i]) / epsilon)
-
-
-@jitable
-def prepare(theta, epsilon, family, plan):
-    """Plan a row's visit: what decisions compare, in which order, and each tile's upper bound."""
     a, order, bound = plan
-    largest = largest_finite(theta)
+    largest = theta.dtype.type(-np.inf)
+    for i in range(theta.size):
+        if theta[i] > largest and theta[i] < np.inf:
+            largest = theta[i]
     a[:] = -np.inf
     a[: theta.size] = theta
     visit_order(a, largest, epsilon, order)
     if is_race(family):
-        decision_scores(theta, largest, epsilon, family, a)
+        for i in range(theta.size):
+            if theta[i] == np.inf:
+                a[i] = -theta.dtype.type(0.0)
+            elif theta[i] > -np.inf:
+                a[i] = -race_weight(theta, (largest - theta[i]) / epsilon)
     for t in range(bound.size):
         top = theta.dtype.type(-np.inf)
         for j in range(t * TILE, min((t + 1) * TILE, order.size)):

@@ -16,23 +16,36 @@ import numpy as np
 from ..bits import fma, select
 from ._jit import jitable, kernel
 from .accumulate import MAXIMUM, VJP, expected
-from .argmax import TILE, coordinate, decision_scores, largest_finite, winners
-from .perturb import consecutive, noise_words, quantile_at, scores
+from .argmax import TILE, coordinate, race_weight, winners
+from .perturb import consecutive, is_race, noise_words, quantile_at, scores
 from .simd import LANES, broadcast, store
 
 MAX_SAMPLES = 8
+_BLOCK = 16  # coordinates transposed at a time
 
 
 @jitable
-def transpose(theta, epsilon, family, row, a, bound):
+def transpose_scores(theta, epsilon, family, a, bound):
     """Decision scores of up to 32 rows as ``a[i, lane]``, and the upper bound of every tile."""
-    a[...] = -np.inf
-    for lane in range(theta.shape[0]):
-        decision_scores(theta[lane], largest_finite(theta[lane]), epsilon, family, row)
+    infinity = theta.dtype.type(np.inf)
+    a[...] = -infinity
+    for first in range(0, theta.shape[1], _BLOCK):  # a block at a time stays in the L1 cache
+        for lane in range(theta.shape[0]):
+            for i in range(first, min(first + _BLOCK, theta.shape[1])):
+                a[i, lane] = theta[lane, i]
+    if is_race(family):
+        largest = broadcast(-infinity)
         for i in range(theta.shape[1]):
-            a[i, lane] = row[i]
+            x = coordinate(a, i)
+            largest = select((x > largest) & (x < infinity), x, largest)
+        for i in range(theta.shape[1]):
+            x = coordinate(a, i)
+            gap = (largest - x) / epsilon
+            weight = race_weight(theta, select(gap > 0, gap, theta.dtype.type(0.0)))
+            weight = select(x == infinity, theta.dtype.type(0.0), weight)
+            store(a, i * LANES, -select(x == -infinity, infinity, weight))
     for t in range(bound.shape[0]):
-        top = broadcast(a.dtype.type(-np.inf))
+        top = broadcast(-infinity)
         for i in range(4 * TILE * t, min(4 * TILE * (t + 1), a.shape[0])):
             x = coordinate(a, i)
             top = select(x > top, x, top)
@@ -40,39 +53,47 @@ def transpose(theta, epsilon, family, row, a, bound):
 
 
 @jitable
-def add_eight(terms, samples, rows, sums, i):
-    """Add ``terms[m, lane]`` over the samples to ``sums[lane, i]``: the last levels of the tree."""
+def tree_of_eight(terms, first, samples):
+    """The sum of ``terms[first + m]`` over ``m < samples``: the last three levels of the tree."""
     zero = broadcast(terms.dtype.type(0.0))
     for m in range(samples, MAX_SAMPLES):
-        store(terms, m * LANES, zero)
+        store(terms, (first + m) * LANES, zero)
     for distance in (4, 2, 1):
-        for m in range(distance):
+        for m in range(first, first + distance):
             store(terms, m * LANES, coordinate(terms, m) + coordinate(terms, m + distance))
-    for lane in range(rows):
-        sums[lane, i] += terms[0, lane]
+    return coordinate(terms, first)
 
 
 @jitable
-def add_row_scores(
-    family, d, weights, samples, first_sample, rows, lanes, key, terms, squares, sums
-):
-    """As ``accumulate.add_scores``, for the rows of a block: into ``sums[lane, slot, i]``."""
+def sum_scores(family, d, weights, samples, first_sample, lanes, key, squares, terms, result):
+    """``result[slot, i, lane] = sum_m weights[m, lane] s_m``; slot 1 of the squared terms."""
     for q in range((d + 3) // 4):
         for m in range(samples):
             w = noise_words(q, first_sample + m, lanes, key)
             s = scores(family, weights, w, d - 4 * q, q, first_sample + m, lanes, key)
             c = coordinate(weights, m)
             for r in range(4):
-                store(terms, (r * MAX_SAMPLES + m) * LANES, c * s[r])
+                x = c * s[r]
+                store(terms, (r * MAX_SAMPLES + m) * LANES, x)
+                if squares:
+                    store(terms, ((4 + r) * MAX_SAMPLES + m) * LANES, x * x)
         for r in range(min(4, d - 4 * q)):
-            term = terms[r * MAX_SAMPLES : (r + 1) * MAX_SAMPLES]
+            at = (4 * q + r) * LANES
+            store(result, at, tree_of_eight(terms, r * MAX_SAMPLES, samples))
             if squares:
-                square = terms[4 * MAX_SAMPLES :]
-                for m in range(samples):
-                    x = coordinate(term, m)
-                    store(square, m * LANES, x * x)
-                add_eight(square, samples, rows, sums[:, 1], 4 * q + r)
-            add_eight(term, samples, rows, sums[:, 0], 4 * q + r)
+                total = tree_of_eight(terms, (4 + r) * MAX_SAMPLES, samples)
+                store(result, d * LANES + at, total)
+
+
+@jitable
+def transpose_back(result, sums):
+    """``sums[lane, slot, i] = result[slot, i, lane]``."""
+    rows, slots, d = sums.shape
+    for slot in range(slots):
+        for first in range(0, d, _BLOCK):
+            for lane in range(rows):
+                for i in range(first, min(first + _BLOCK, d)):
+                    sums[lane, slot, i] = result[slot, i, lane]
 
 
 @kernel
@@ -83,19 +104,18 @@ def run(
     """Blocks ``block_begin .. block_end - 1`` of 32 rows; arguments as in ``argmax.run``."""
     d = theta.shape[1]
     quads = (d + 3) // 4
-    row = np.empty(4 * quads, theta.dtype)
     a = np.empty((4 * quads, LANES), theta.dtype)
     plan = a, np.arange(quads), np.empty(((quads + TILE - 1) // TILE, LANES), theta.dtype)
     won = np.empty((MAX_SAMPLES, LANES), np.int32)
     weights = np.zeros((MAX_SAMPLES, LANES), theta.dtype)
-    terms = np.empty((5 * MAX_SAMPLES, LANES), theta.dtype)
+    terms = np.empty((8 * MAX_SAMPLES, LANES), theta.dtype)
+    result = np.empty((sums.shape[1], d if operation == VJP else 0, LANES), theta.dtype)
     kept = np.empty(0, theta.dtype)
     for block in range(block_begin, block_end):
         begin = block * LANES
         rows = min(LANES, theta.shape[0] - begin)
-        block_theta = theta[begin : begin + rows]
         lanes = consecutive(first_row + begin)
-        transpose(block_theta, epsilon, family, row, a, plan[2])
+        transpose_scores(theta[begin : begin + rows], epsilon, family, a, plan[2])
         for m in range(num_samples):
             sample = np.uint64(first_sample + m)
             winner = winners(plan, d, epsilon, family, sample, lanes, key, kept, 0)
@@ -118,7 +138,7 @@ def run(
                     sums[b, 0, 0] += x
                     sums[b, 1, 0] += x * x
         if operation == VJP:
-            add_row_scores(
-                family, d, weights, num_samples, first_sample, rows, lanes, key, terms, squares,
-                sums[begin : begin + rows],
+            sum_scores(
+                family, d, weights, num_samples, first_sample, lanes, key, squares, terms, result
             )  # fmt: skip
+            transpose_back(result, sums[begin : begin + rows])
