@@ -24,6 +24,8 @@ import numpy as np
 
 from ._seeds import Seed
 
+_WINNERS_BYTES = 2**20
+
 
 @ft.cache
 def _kernels():
@@ -87,13 +89,28 @@ class Sampler(NamedTuple):
         variance = np.maximum(squares / m - (total / m) ** 2, 0.0) * (m / (m - 1))
         return np.sqrt(variance / m)
 
+    def decide(self, winners: np.ndarray | None) -> np.ndarray:
+        """``value()``; fills ``winners``, (rows, num_samples), with what won each sample."""
+        counts = self._launch(decided=winners).counts
+        return self._cast(counts / self.num_samples)
+
+    def room_for_winners(self) -> np.ndarray | None:
+        """Where ``decide`` may leave the winners for ``vjp``, if that is small: at most 1 MB or
+        the size of the scores, so that memory does not grow with the samples."""
+        shape = len(self.theta), self.num_samples
+        if 4 * shape[0] * shape[1] > max(_WINNERS_BYTES, self.theta.nbytes):
+            return None
+        return np.empty(shape, np.int32)
+
     def winners(self) -> np.ndarray:
-        """The winning index of every sample, (num_samples, rows)."""
-        return _kernels().argmax_winners(self.theta, **self._draws())
+        """What won each sample, (rows, num_samples)."""
+        winners = np.empty((len(self.theta), self.num_samples), np.int32)
+        self.decide(winners)
+        return winners
 
     def value(self) -> np.ndarray:
         """``ybar``, (rows, d)."""
-        return self._cast(self._launch().counts / self.num_samples)
+        return self.decide(None)
 
     def value_error(self) -> tuple[np.ndarray, np.ndarray]:
         """``ybar`` and its standard error; the terms are 0 or 1, their own squares."""
@@ -109,14 +126,24 @@ class Sampler(NamedTuple):
         return mean, self._cast(error), self._cast(sums.counts / self.num_samples)
 
     def vjp(
-        self, v: np.ndarray, mean: np.ndarray | None = None, errors: bool = False
+        self,
+        v: np.ndarray,
+        mean: np.ndarray | None = None,
+        winners: np.ndarray | None = None,
+        errors: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """``v^T J``, and its standard error if asked for; ``mean`` is ``value()`` if at hand."""
+        """``v^T J``, and its standard error if asked for.
+
+        ``mean`` and ``winners`` are what ``decide`` returned and left, if at hand.
+        """
         if not self._loo:
             mean = np.zeros_like(v)
         elif mean is None:
-            mean = self.value()
-        sums = self._launch(operation=_kernels().VJP, direction=v, mean=mean, squares=errors)
+            winners = self.room_for_winners()
+            mean = self.decide(winners)
+        sums = self._launch(
+            operation=_kernels().VJP, direction=v, mean=mean, decided=winners, squares=errors
+        )
         return self._derivative(sums.total, sums.total_of_squares if errors else None)
 
     def jvp(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

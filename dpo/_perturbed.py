@@ -186,7 +186,7 @@ class Perturbed:
         """The individual solutions ``y*(theta + eps z_m)``, ``(num_samples, ..., d)``."""
         scores, sampler = self._prepare(theta, seed)
         onehot = np.zeros((self.num_samples, *scores.rows.shape), scores.rows.dtype)
-        np.put_along_axis(onehot, sampler.winners()[:, :, None], 1.0, axis=-1)
+        np.put_along_axis(onehot, sampler.winners().T[:, :, None], 1.0, axis=-1)
         return self._constant(theta, scores, onehot.reshape(self.num_samples, *scores.shape))
 
     @_public

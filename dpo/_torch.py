@@ -1,6 +1,7 @@
 """torch autograd around the NumPy engine. Imported only once a torch tensor has been seen.
 
-Saved for backward: the scores, the seed and the mean; the noise is drawn again. Differentiating
+Saved for backward: the scores, the seed, the mean and, where that is small, which coordinate won
+each sample; the noise is drawn again. Differentiating
 twice is right where it is offered (``max`` and the loss, whose gradient is the differentiable
 perturbed argmax) and an error elsewhere.
 """
@@ -25,16 +26,17 @@ def _numpy(gradient: torch.Tensor, like: np.ndarray) -> np.ndarray:
 class _Value(torch.autograd.Function):
     @staticmethod
     def forward(ctx, theta, scores: Scores, sampler: Sampler):
-        mean = sampler.value()
-        ctx.call = scores, sampler, mean
+        winners = sampler.room_for_winners() if ctx.needs_input_grad[0] else None
+        mean = sampler.decide(winners)
+        ctx.call = scores, sampler, mean, winners
         return scores.restore(mean.reshape(scores.shape))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        scores, sampler, mean = ctx.call
+        scores, sampler, mean, winners = ctx.call
         v = _numpy(gradient, sampler.theta).reshape(sampler.theta.shape)
-        result, _ = sampler.vjp(v, mean=mean)
+        result, _ = sampler.vjp(v, mean, winners)
         return scores.restore(result.reshape(scores.shape)), None, None
 
 

@@ -67,9 +67,15 @@ def test_rows_are_independent(family):
 
 def test_rows_and_samples_draw_distinct_noise():
     theta = np.zeros((3, 50), np.float32)
-    kw = dict(epsilon=1.0, family=0, seed=(1, 2), num_samples=200)
-    w = launch.argmax_winners(theta, **kw)
-    assert (w[:, 0] != w[:, 1]).mean() > 0.9
-    assert (w[1:] != w[:-1]).mean() > 0.9
-    again = launch.argmax_winners(theta, **{**kw, "seed": (1, 3)})
+
+    def winners(seed):
+        won = np.empty((3, 200), np.int32)
+        launch.perturbed_argmax(
+            theta, epsilon=1.0, family=0, seed=seed, num_samples=200, decided=won
+        )
+        return won
+
+    w, again = winners((1, 2)), winners((1, 3))
+    assert (w[0] != w[1]).mean() > 0.9
+    assert (w[:, 1:] != w[:, :-1]).mean() > 0.9
     assert (w != again).mean() > 0.9

@@ -28,11 +28,12 @@ SHAPES = [
 def test_decisions_and_counts(family, dtype, rows, d, num_samples):
     theta = adversarial_scores(rows, d, dtype)
     expected = reference.argmax_winners(theta, 0.5, FAMILIES[family], SEED, num_samples)
-    ours = launch.argmax_winners(
-        theta, epsilon=0.5, family=FAMILIES[family], seed=SEED, num_samples=num_samples
-    )
-    assert (ours == expected).all()
-    counts = reference.argmax_counts(theta, 0.5, FAMILIES[family], SEED, num_samples)
+    ours = np.empty((rows, num_samples), np.int32)
+    counts = call(theta, family, num_samples, decided=ours).counts
+    assert (expected == ours.T).all()
+    assert (
+        counts == reference.argmax_counts(theta, 0.5, FAMILIES[family], SEED, num_samples)
+    ).all()
     assert (call(theta, family, num_samples).counts == counts).all()
 
 
@@ -52,6 +53,10 @@ def test_float_sums(family, dtype, rows, d, num_samples):
     total, squares = reference.argmax_vjp(*arguments, v, mean)
     np.testing.assert_array_equal(vjp.total, total)
     np.testing.assert_array_equal(vjp.total_of_squares, squares)
+    won = np.empty((rows, num_samples), np.int32)
+    call(theta, family, num_samples, decided=won)
+    again = call(theta, family, num_samples, launch.VJP, direction=v, mean=mean, decided=won)
+    np.testing.assert_array_equal(again.total, total)
     jvp = call(theta, family, num_samples, launch.JVP, direction=v)
     np.testing.assert_array_equal(jvp.total, reference.argmax_jvp(*arguments, v))
     if d < 50:

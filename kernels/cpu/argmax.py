@@ -43,6 +43,7 @@ from .accumulate import (
     JVP,
     MAXIMUM,
     STRANDS,
+    VALUE,
     VJP,
     add_counts,
     add_outer,
@@ -239,11 +240,12 @@ def perturbed_values(theta, epsilon, family, won, count, first_sample, row, key,
 @kernel
 def run(
     task_begin, task_end, parts, operation, squares, theta, epsilon, family, key,
-    num_samples, first_sample, first_row, direction, mean, counts, sums,
+    num_samples, first_sample, first_row, direction, mean, decided, counts, sums,
 ):  # fmt: skip
     """Tasks ``task_begin .. task_end - 1``: a row each (``parts`` = 1) or a strand of one (16).
 
-    ``counts`` (tasks, d) and ``sums`` (tasks, ...) receive integers and float64 totals.
+    ``counts`` (tasks, d) and ``sums`` (tasks, ...) receive integers and float64 totals. Where
+    ``decided`` (rows, num_samples) has room, VALUE writes the winners there and VJP reads them.
     """
     d = theta.shape[1]
     quads = (d + 3) // 4
@@ -253,23 +255,30 @@ def run(
     weights = np.empty(CHUNK, theta.dtype)
     buffer = np.empty(4 * CHUNK if operation == JACOBIAN else 0, theta.dtype)
     strand = np.empty(sums.shape[1:], np.float64)
-    keep = operation >= VJP and d <= _KEEP
+    known = operation == VJP and decided.size > 0
+    keep = operation >= VJP and d <= _KEEP and not known
     kept = np.empty(4 * quads * CHUNK if keep else 0, theta.dtype)
     centre = theta.dtype.type(0.0)
     for task in range(task_begin, task_end):
         b, part = divmod(task, parts)
         row = first_row + b
-        prepare(theta[b], epsilon, family, plan)
+        if not known:
+            prepare(theta[b], epsilon, family, plan)
         if operation == VJP:
             centre = theta.dtype.type(expected(direction[b], mean[b]))
         for first_chunk in range(part, STRANDS, parts):
             strand[...] = 0.0
             for m in range(first_chunk * CHUNK, num_samples, STRANDS * CHUNK):
                 sample, n = first_sample + m, min(CHUNK, num_samples - m)
-                for j in range(0, n, LANES):
-                    lanes = consecutive(sample + j)
-                    w = winners(plan, d, epsilon, family, lanes, row, key, kept, j)
-                    store(won, j, w)
+                if known:
+                    won[:n] = decided[b, m : m + n]
+                else:
+                    for j in range(0, n, LANES):
+                        lanes = consecutive(sample + j)
+                        w = winners(plan, d, epsilon, family, lanes, row, key, kept, j)
+                        store(won, j, w)
+                if operation == VALUE and decided.size > 0:
+                    decided[b, m : m + n] = won[:n]
                 if operation != VJP:
                     add_counts(won, n, counts[task])
                 if operation == MAXIMUM:
@@ -293,22 +302,3 @@ def run(
                     add_outer(family, d, won, n, sample, row, key, kept, squares, buffer, strand)
             if first_chunk * CHUNK < num_samples:
                 sums[task] += strand
-
-
-@kernel
-def run_winners(row_begin, row_end, theta, epsilon, family, key, first_sample, first_row, out):
-    """``out[m, b]`` = the winner of sample ``first_sample + m`` of row ``first_row + b``."""
-    d = theta.shape[1]
-    quads = (d + 3) // 4
-    padded = np.empty(4 * quads, theta.dtype)
-    plan = padded, np.empty(quads, np.int64), np.empty((quads + TILE - 1) // TILE, theta.dtype)
-    won = np.empty(LANES, np.int32)
-    kept = np.empty(0, theta.dtype)
-    for b in range(row_begin, row_end):
-        prepare(theta[b], epsilon, family, plan)
-        for m in range(0, out.shape[0], LANES):
-            lanes = consecutive(first_sample + m)
-            w = winners(plan, d, epsilon, family, lanes, first_row + b, key, kept, 0)
-            store(won, 0, w)
-            for j in range(min(LANES, out.shape[0] - m)):
-                out[m + j, b] = won[j]

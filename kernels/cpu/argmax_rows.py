@@ -15,7 +15,7 @@ import numpy as np
 
 from ..bits import fma, select
 from ._jit import jitable, kernel
-from .accumulate import MAXIMUM, VJP, expected
+from .accumulate import MAXIMUM, VALUE, VJP, expected
 from .argmax import TILE, coordinate, race_weight, winners
 from .perturb import consecutive, is_race, noise_words, quantile_at, scores
 from .simd import LANES, broadcast, store
@@ -99,7 +99,7 @@ def transpose_back(result, sums):
 @kernel
 def run(
     block_begin, block_end, operation, squares, theta, epsilon, family, key,
-    num_samples, first_sample, first_row, direction, mean, counts, sums,
+    num_samples, first_sample, first_row, direction, mean, decided, counts, sums,
 ):  # fmt: skip
     """Blocks ``block_begin .. block_end - 1`` of 32 rows; arguments as in ``argmax.run``."""
     d = theta.shape[1]
@@ -111,12 +111,16 @@ def run(
     terms = np.empty((8 * MAX_SAMPLES, LANES), theta.dtype)
     result = np.empty((sums.shape[1], d if operation == VJP else 0, LANES), theta.dtype)
     kept = np.empty(0, theta.dtype)
+    known = operation == VJP and decided.size > 0
     for block in range(block_begin, block_end):
         begin = block * LANES
         rows = min(LANES, theta.shape[0] - begin)
         lanes = consecutive(first_row + begin)
-        transpose_scores(theta[begin : begin + rows], epsilon, family, a, plan[2])
-        for m in range(num_samples):
+        if known:
+            won[:num_samples, :rows] = decided[begin : begin + rows].T
+        else:
+            transpose_scores(theta[begin : begin + rows], epsilon, family, a, plan[2])
+        for m in range(0 if known else num_samples):
             sample = np.uint64(first_sample + m)
             winner = winners(plan, d, epsilon, family, sample, lanes, key, kept, 0)
             store(won, m * LANES, winner)
@@ -132,6 +136,8 @@ def run(
                 if operation == VJP:
                     weights[m, lane] = direction[b, i] - centre
                     continue
+                if operation == VALUE and decided.size > 0:
+                    decided[b, m] = i
                 counts[b, i] += 1
                 if operation == MAXIMUM:
                     x = np.float64(fma(epsilon, weights[m, lane], theta[b, i]))

@@ -36,6 +36,7 @@ def perturbed_argmax(
     operation: int = VALUE,
     direction: np.ndarray | None = None,
     mean: np.ndarray | None = None,
+    decided: np.ndarray | None = None,
     squares: bool = False,
     sample_offset: int = 0,
     row_offset: int = 0,
@@ -43,6 +44,9 @@ def perturbed_argmax(
     """One launch of ``kernels/cpu/argmax.py``; its docstring defines what each operation sums.
 
     ``theta``, ``direction`` and ``mean`` are (rows, d), float32 or float64, all of one dtype.
+    ``decided``, (rows, num_samples) int32, is where ``VALUE`` leaves the winner of every sample;
+    a ``VJP`` of the same samples that is given it need not decide again.
+
     ``sample_offset`` and ``row_offset`` shift the noise's coordinates, so a call can be split by
     samples or by rows: integer results add up exactly.
     """
@@ -58,11 +62,12 @@ def perturbed_argmax(
     empty = np.empty((0, 0), theta.dtype)
     direction = empty if direction is None else _compiled_layout(direction)
     mean = empty if mean is None else _compiled_layout(mean)
+    decided = np.empty((0, 0), np.int32) if decided is None else decided
     key = np.uint64(seed[0]), np.uint64(seed[1])
     scale = theta.dtype.type(epsilon)
 
     operands = operation, squares, theta, scale, family, key
-    where = num_samples, sample_offset, row_offset, direction, mean, counts, sums
+    where = num_samples, sample_offset, row_offset, direction, mean, decided, counts, sums
     if by_rows:
 
         def tasks(begin: int, end: int) -> None:
@@ -78,29 +83,6 @@ def perturbed_argmax(
         counts = counts.reshape(rows, parts, d).sum(1)
         sums = _add_in_order(sums.reshape(rows, parts, slots, size))
     return Sums(counts, sums[:, 0], sums[:, slots - 1])
-
-
-def argmax_winners(
-    theta: np.ndarray,
-    *,
-    epsilon: float,
-    family: int,
-    seed: tuple[int, int],
-    num_samples: int,
-    sample_offset: int = 0,
-    row_offset: int = 0,
-) -> np.ndarray:
-    """The winning index of every sample, (num_samples, rows) int32."""
-    theta = _compiled_layout(theta)
-    out = np.empty((num_samples, theta.shape[0]), np.int32)
-    key = np.uint64(seed[0]), np.uint64(seed[1])
-    scale = theta.dtype.type(epsilon)
-
-    def tasks(begin: int, end: int) -> None:
-        argmax.run_winners(begin, end, theta, scale, family, key, sample_offset, row_offset, out)
-
-    run_tasks(tasks, theta.shape[0], _NS_PER_COORDINATE * theta.size * num_samples)
-    return out
 
 
 def _total_size(operation: int, d: int) -> int:
