@@ -72,7 +72,7 @@ def _dpo_layer(workload: Workload, theta):
 
     layer = dpo.Perturbed(noise=workload.noise, epsilon=EPSILON, num_samples=workload.num_samples)
     once = replace(layer, num_samples=1)
-    once.vjp(theta, theta, seed=0)  # loads the compiled kernels
+    once.vjp(theta[:1], theta[:1], seed=0)  # loads the kernel of many samples
     return layer
 
 

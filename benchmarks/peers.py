@@ -36,8 +36,8 @@ GROWTH = [Workload(4, 1000, m, noise) for noise in NOISES for m in (1_000, 1_000
 MEMORY_LIMIT_GB = 8.0
 PAUSE_SECONDS = 0.01
 """Before each timing: OpenMP and XLA workers of the previous contender spin before they sleep."""
-COLD_START_MATTERS_BELOW = 0.2
-"""Seconds."""
+BLOCK_SECONDS = 0.08
+"""How long one contender is called again and again before it is the next one's turn."""
 QUIET_CPUS = 0.15
 """CPU seconds a second of other processes on our CPUs, below which a round is undisturbed."""
 MAX_Z = 5.0
@@ -103,19 +103,18 @@ class Round(NamedTuple):
 
 
 def _seconds(call, seed: int) -> float:
-    """One call in the steady state of a training loop.
+    """One call in the steady state of a training loop: the median of a block of calls.
 
-    The first call finds cold caches and sleeping threads, the previous contender's doing; where
-    it is short enough for that to show, the second is reported.
+    The first call of a block finds the caches and threads as the previous contender left them; it
+    counts only where it fills the block alone.
     """
     time.sleep(PAUSE_SECONDS)
-    for _ in range(2):
+    block: list[float] = []
+    while sum(block) < BLOCK_SECONDS:
         start = time.perf_counter()
         call(seed)
-        seconds = time.perf_counter() - start
-        if seconds > COLD_START_MATTERS_BELOW:
-            break
-    return seconds
+        block.append(time.perf_counter() - start)
+    return statistics.median(block[1:] or block)
 
 
 def _foreign_seconds() -> float:
@@ -271,8 +270,8 @@ def heading(env: dict) -> str:
         f"{env['date']}. {env['cpu']}, {env['cpus']} CPUs, {env['threads']} threads for every "
         f"contender, load {env['load_1min']:.1f} before the run. Python {env['python']}, "
         f"{versions}.\n\n"
-        "float32, eps = 0.5, standard normal scores. Medians of interleaved calls; ratios are to "
-        "the first row. Peak extra MB: resident memory of forward + VJP beyond imports, inputs "
+        "float32, eps = 0.5, standard normal scores. Medians over interleaved blocks of calls; ratios "
+        "are to the first row. Peak extra MB: resident memory of forward + VJP beyond imports, inputs "
         "and compiled code, in a process of its own. Made by `python -m benchmarks.peers`.\n"
     )
 

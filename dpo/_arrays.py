@@ -21,6 +21,7 @@ _COMPUTE = {
     "float16": np.float32,
     "bfloat16": np.float32,
 }
+_MAX_COORDINATES = 2**31 - 1  # a winner is one int32
 _NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
@@ -44,6 +45,10 @@ def as_scores(x: Any, name: str) -> Scores:
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(
             f"{name} must have at least one coordinate on its last axis, got shape {array.shape}"
+        )
+    if array.shape[-1] > _MAX_COORDINATES:
+        raise ValueError(
+            f"{name} may have at most 2**31 - 1 coordinates on its last axis, got {array.shape[-1]}"
         )
     rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1])
     if (rows != rows).any():

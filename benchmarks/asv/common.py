@@ -41,5 +41,5 @@ def prepared(
     theta, v = rng.standard_normal((2, rows, d), np.float32)
     theta *= np.float32(spread)
     warm = Perturbed(noise=noise, num_samples=1, **options)
-    warm.vjp(theta, v, seed=0)
+    warm.vjp(theta[:1], v[:1], seed=0)  # one row: the kernel of many samples
     return Prepared(Perturbed(noise=noise, num_samples=num_samples, **options), theta, v)
