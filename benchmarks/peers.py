@@ -270,9 +270,10 @@ def heading(env: dict) -> str:
         f"{env['date']}. {env['cpu']}, {env['cpus']} CPUs, {env['threads']} threads for every "
         f"contender, load {env['load_1min']:.1f} before the run. Python {env['python']}, "
         f"{versions}.\n\n"
-        "float32, eps = 0.5, standard normal scores. Medians over interleaved blocks of calls; ratios "
-        "are to the first row. Peak extra MB: resident memory of forward + VJP beyond imports, inputs "
-        "and compiled code, in a process of its own. Made by `python -m benchmarks.peers`.\n"
+        "float32, eps = 0.5, standard normal scores. Medians over interleaved blocks of calls; "
+        "ratios are to the first row. Peak extra MB: resident memory of forward + VJP beyond "
+        "imports, inputs and compiled code, in a process of its own. Made by "
+        "`python -m benchmarks.peers`.\n"
     )
 
 

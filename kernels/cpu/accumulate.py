@@ -24,7 +24,7 @@ VALUE, MAXIMUM, VJP, JVP, JACOBIAN = range(5)
 
 
 @jitable
-def sample_scores(family, like, q, first_sample, offset, row, key, kept):
+def sample_scores(family, like, live, q, first_sample, offset, row, key, kept):
     """The scores of a quad for samples ``first_sample + offset + (0 .. 31)``."""
     if kept.size > 0:
         at = 4 * q * CHUNK + offset
@@ -36,7 +36,7 @@ def sample_scores(family, like, q, first_sample, offset, row, key, kept):
         )
     samples = consecutive(first_sample + offset)
     w = noise_words(q, samples, row, key)
-    return scores(family, like, w, 4, q, samples, row, key)
+    return scores(family, like, w, live, q, samples, row, key)
 
 
 @jitable
@@ -56,35 +56,45 @@ def add_counts(won, count, counts):
 
 
 @jitable
-def add_scores(family, d, weights, count, first_sample, row, key, kept, squares, sums):
-    """``sums[0, i] += sum_j weights_j s_ji``; with ``squares`` also ``sums[1, i]``, squared."""
-    zero = broadcast(weights.dtype.type(0.0))
-    for q in range((d + 3) // 4):
-        t0 = t1 = t2 = t3 = zero
-        u0 = u1 = u2 = u3 = zero
-        for j in range(0, count, LANES):
-            c = load(weights, j)
-            s = sample_scores(family, weights, q, first_sample, j, row, key, kept)
-            t0, t1, t2, t3 = fma(c, s[0], t0), fma(c, s[1], t1), fma(c, s[2], t2), fma(c, s[3], t3)
-            if squares:
-                c0, c1, c2, c3 = c * s[0], c * s[1], c * s[2], c * s[3]
-                u0, u1, u2, u3 = fma(c0, c0, u0), fma(c1, c1, u1), fma(c2, c2, u2), fma(c3, c3, u3)
-        add_quad(sums[0], q, t0, t1, t2, t3)
+def weigh(family, live, weights, count, q, first_sample, row, key, kept, squares):
+    """Lanes of ``sum_j weights_j s_j`` of a quad, and of the squared terms where asked for."""
+    t0 = t1 = t2 = t3 = broadcast(weights.dtype.type(0.0))
+    u0, u1, u2, u3 = t0, t1, t2, t3
+    for j in range(0, count, LANES):
+        c = load(weights, j)
+        s = sample_scores(family, weights, live, q, first_sample, j, row, key, kept)
+        t0, t1, t2, t3 = fma(c, s[0], t0), fma(c, s[1], t1), fma(c, s[2], t2), fma(c, s[3], t3)
         if squares:
-            add_quad(sums[1], q, u0, u1, u2, u3)
+            c0, c1, c2, c3 = c * s[0], c * s[1], c * s[2], c * s[3]
+            u0, u1, u2, u3 = fma(c0, c0, u0), fma(c1, c1, u1), fma(c2, c2, u2), fma(c3, c3, u3)
+    return (t0, t1, t2, t3), (u0, u1, u2, u3)
 
 
 @jitable
-def add_quad(sums, q, t0, t1, t2, t3):
+def add_scores(family, d, weights, count, first_sample, row, key, kept, squares, sums):
+    """``sums[0, i] += sum_j weights_j s_ji``; with ``squares`` also ``sums[1, i]``, squared."""
+    for q in range((d + 3) // 4):
+        # Two copies of the loop: the last quad's missing coordinates cost nothing.
+        if d - 4 * q > 2:
+            t, u = weigh(family, 4, weights, count, q, first_sample, row, key, kept, squares)
+        else:
+            t, u = weigh(family, 2, weights, count, q, first_sample, row, key, kept, squares)
+        add_quad(sums[0], q, t)
+        if squares:
+            add_quad(sums[1], q, u)
+
+
+@jitable
+def add_quad(sums, q, lanes):
     """Add four trees of lanes to coordinates ``4 q .. 4 q + 3``; the padding is dropped."""
     i = 4 * q
-    sums[i] += tree_sum(t0)
+    sums[i] += tree_sum(lanes[0])
     if i + 1 < sums.size:
-        sums[i + 1] += tree_sum(t1)
+        sums[i + 1] += tree_sum(lanes[1])
     if i + 2 < sums.size:
-        sums[i + 2] += tree_sum(t2)
+        sums[i + 2] += tree_sum(lanes[2])
     if i + 3 < sums.size:
-        sums[i + 3] += tree_sum(t3)
+        sums[i + 3] += tree_sum(lanes[3])
 
 
 @jitable
@@ -94,7 +104,7 @@ def score_products(family, direction, count, first_sample, row, key, kept, produ
         p = broadcast(products.dtype.type(0.0))
         for q in range((direction.size + 3) // 4):
             live = direction.size - 4 * q
-            s = sample_scores(family, products, q, first_sample, j, row, key, kept)
+            s = sample_scores(family, products, 4, q, first_sample, j, row, key, kept)
             for r in range(4):
                 if r < live:
                     p = fma(direction[4 * q + r], s[r], p)
@@ -106,7 +116,7 @@ def add_outer(family, d, won, count, first_sample, row, key, kept, squares, buff
     """``sums[0, i d + k] += sum_j [won_j = i] s_jk``; with ``squares`` also of squared scores."""
     for q in range((d + 3) // 4):
         for j in range(0, count, LANES):
-            s = sample_scores(family, buffer, q, first_sample, j, row, key, kept)
+            s = sample_scores(family, buffer, 4, q, first_sample, j, row, key, kept)
             for r in range(4):
                 store(buffer, r * CHUNK + j, s[r])
         for r in range(min(4, d - 4 * q)):
