@@ -16,17 +16,17 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, '$(PYTHON)' is older: run make PYTHON=python3.12, say"; exit 1; }
 	@echo "[setup] making a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install -qq --upgrade pip
 
 # A stamp each for the two sets of dependencies; pyproject.toml is what they depend on.
 $(VENV)/.report: $(BIN)/python pyproject.toml
 	@echo "[setup] installing the library and the report's dependencies (about a minute, once)"
-	@$(BIN)/python -m pip install --quiet --editable '.[validation]'
+	@$(BIN)/python -m pip install -qq --editable '.[validation]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.report requirements-dev.txt
 	@echo "[setup] installing the development tools, torch and JAX (a few minutes, once)"
-	@$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	@$(BIN)/python -m pip install -qq --requirement requirements-dev.txt
 	@touch $@
 
 report: $(VENV)/.report  ## run the validation suite and write report/index.html (about 2 minutes)
