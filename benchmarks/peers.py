@@ -30,13 +30,13 @@ if not __package__:  # run as a file: the folder above holds the package
 from benchmarks.contenders import CONTENDERS, Calls, Contender, Workload, agreement, dpo_numpy
 
 SIZES = {"small": (128, 10, 1000), "medium": (128, 1000, 1000), "large": (32, 32000, 64)}
-ROUNDS = {"small": 31, "medium": 3, "large": 3}
+ROUNDS = {"small": 11, "medium": 2, "large": 5}
 NOISES = ("normal", "gumbel")
 GROWTH = [Workload(4, 1000, m, noise) for noise in NOISES for m in (1_000, 1_000_000)]
 MEMORY_LIMIT_GB = 8.0
 PAUSE_SECONDS = 0.01
 """Before each timing: OpenMP and XLA workers of the previous contender spin before they sleep."""
-BLOCK_SECONDS = 0.08
+BLOCK_SECONDS = 0.25
 """How long one contender is called again and again before it is the next one's turn."""
 QUIET_CPUS = 0.15
 """CPU seconds a second of other processes on our CPUs, below which a round is undisturbed."""
