@@ -7,6 +7,13 @@ or the score-weighted derivative; nothing of size samples x batch x coordinates 
 (Berthet et al., "Learning with Differentiable Perturbed Optimizers", NeurIPS 2020).
 """
 
+import os as _os
+
+_here = _os.path.dirname(__file__)
+if not _os.path.isdir(_os.path.join(_here, "kernels")):
+    # Imported from a checkout, where kernels/ and validation/ lie beside this folder, not in it.
+    __path__.append(_os.path.dirname(_here))
+
 from ._estimate import Estimate as Estimate
 from ._functional import fenchel_young_loss as fenchel_young_loss
 from ._functional import perturbed_argmax as perturbed_argmax

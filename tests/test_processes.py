@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -27,6 +28,17 @@ def test_import_loads_nothing_heavy():
     heavy = ["cupy", "jax", "llvmlite", "matplotlib", "numba", "scipy", "sklearn", "torch"]
     code = f"import dpo, sys, json; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
     assert run_python(code) == []
+
+
+def test_import_from_a_checkout_that_is_not_installed():
+    """In the repository's folder Python finds ./dpo first, beside kernels/ and not around it."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    code = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)];"
+    code += "import dpo, dpo.kernels, dpo.validation; print(dpo.__file__)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert os.path.samefile(out.stdout.strip(), os.path.join(root, "dpo", "__init__.py"))
 
 
 def test_a_call_loads_no_framework():
