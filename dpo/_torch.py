@@ -20,7 +20,7 @@ from ._losses import fenchel_young as _fenchel_young
 def _numpy(gradient: torch.Tensor, like: np.ndarray) -> np.ndarray:
     """An incoming gradient as the kernels take it."""
     dense = gradient.detach().to(torch.from_numpy(like[:0]).dtype)
-    return np.ascontiguousarray(dense.expand(gradient.shape).numpy())
+    return np.ascontiguousarray(dense.numpy())
 
 
 class _Value(torch.autograd.Function):
