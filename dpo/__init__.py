@@ -14,15 +14,22 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):
     # Imported from a checkout, where kernels/ and validation/ lie beside this folder, not in it.
     __path__.append(_os.path.dirname(_here))
 
+from ._checks import Adaptive as Adaptive
 from ._estimate import Estimate as Estimate
 from ._functional import fenchel_young_loss as fenchel_young_loss
 from ._functional import perturbed_argmax as perturbed_argmax
+from ._functional import perturbed_ranks as perturbed_ranks
+from ._functional import perturbed_shortest_path as perturbed_shortest_path
+from ._functional import perturbed_topk as perturbed_topk
 from ._noise import Gumbel as Gumbel
 from ._noise import Logistic as Logistic
 from ._noise import Noise as Noise
 from ._noise import Normal as Normal
 from ._oracles import Argmax as Argmax
 from ._oracles import Oracle as Oracle
+from ._oracles import Ranks as Ranks
+from ._oracles import ShortestPath as ShortestPath
+from ._oracles import TopK as TopK
 from ._perturbed import Perturbed as Perturbed
 from ._version import __version__ as __version__
 from .kernels.cpu.threads import get_num_threads as get_num_threads

@@ -9,11 +9,14 @@ Requirements that shaped this file:
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ._checks import check_temperatures
 
 _COMPUTE = {
     "float32": np.float32,
@@ -31,33 +34,40 @@ class Scores(NamedTuple):
     rows: np.ndarray
     """(rows, d), C-contiguous, float32 or float64."""
     shape: tuple[int, ...]
-    """The original shape, ``(..., d)``."""
+    """The original shape: the batch's, then an instance's."""
+    batch: tuple[int, ...]
+    """The batch's shape alone."""
     kind: str
     """"numpy", "torch", "jax" or "dlpack"."""
     restore: Callable[[np.ndarray], Any]
     """A NumPy result in the compute dtype, of any shape, as the caller's kind and dtype."""
 
 
-def as_scores(x: Any, name: str) -> Scores:
-    """View ``x`` as a batch of rows; raises what ``name`` should have been."""
+def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
+    """View ``x`` as a batch of rows, its last ``event_ndim`` axes flattened.
+
+    Raises what ``name`` should have been.
+    """
     kind = kind_of(x)
     array, restore = _VIEWS[kind](x, name)
-    if array.ndim == 0 or array.shape[-1] == 0:
+    event = array.shape[-event_ndim:]
+    d = math.prod(event)
+    if array.ndim < event_ndim or d == 0:
+        axes = "its last axis" if event_ndim == 1 else f"its last {event_ndim} axes"
         raise ValueError(
-            f"{name} must have at least one coordinate on its last axis, got shape {array.shape}"
+            f"{name} must have at least one coordinate on {axes}, got shape {array.shape}"
         )
-    if array.shape[-1] > _MAX_COORDINATES:
-        raise ValueError(
-            f"{name} may have at most 2**31 - 1 coordinates on its last axis, got {array.shape[-1]}"
-        )
-    rows = np.ascontiguousarray(array).reshape(-1, array.shape[-1])
+    if d > _MAX_COORDINATES:
+        raise ValueError(f"{name} may have at most 2**31 - 1 coordinates an instance, got {d}")
+    batch = array.shape[:-event_ndim]
+    rows = np.ascontiguousarray(array).reshape(math.prod(batch), d)
     if (rows != rows).any():
         row, column = np.argwhere(np.isnan(rows))[0]
         raise ValueError(
             f"{name} contains NaN, first at row {row}, coordinate {column} (rows are all leading "
             "axes flattened); mask a score with -inf instead"
         )
-    return Scores(rows, array.shape, kind, restore)
+    return Scores(rows, array.shape, batch, kind, restore)
 
 
 def as_companion(x: Any, name: str, like: Scores) -> np.ndarray:
@@ -65,10 +75,7 @@ def as_companion(x: Any, name: str, like: Scores) -> np.ndarray:
 
     Unlike scores it may be of integers or booleans: one-hot targets often are.
     """
-    kind = kind_of(x)
-    if kind != like.kind:
-        raise TypeError(f"{name} is a {kind} array but theta is a {like.kind} array; pass one kind")
-    array, _ = _VIEWS[kind](_floating(x, kind), name)
+    array = _beside(x, name, like)
     try:
         array = np.broadcast_to(array, like.shape)
     except ValueError:
@@ -79,6 +86,40 @@ def as_companion(x: Any, name: str, like: Scores) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
     return np.ascontiguousarray(array, dtype=like.rows.dtype).reshape(like.rows.shape)
+
+
+def as_temperatures(epsilon: Any, like: Scores) -> np.ndarray:
+    """``epsilon`` beside ``like``: (rows, 1), or (rows, d) for a temperature a coordinate.
+
+    An array with as many axes as the scores broadcasts against them; one with fewer axes has an
+    entry an instance and broadcasts against the batch.
+    """
+    dtype = like.rows.dtype
+    if isinstance(epsilon, float):
+        return np.full((len(like.rows), 1), epsilon, dtype)
+    array = np.asarray(epsilon) if kind_of(epsilon) == "numpy" else _beside(epsilon, "epsilon", like)
+    check_temperatures(array)
+    shape = like.shape if array.ndim == len(like.shape) else like.batch
+    try:
+        whole = np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"epsilon must be one number, or broadcast to the batch {like.batch}, or have as many "
+            f"axes as theta and broadcast to its shape {like.shape}; got shape {array.shape}"
+        ) from None
+    event = like.shape[len(like.batch) :]
+    if shape == like.shape and array.shape[-len(event) :] != (1,) * len(event):
+        return np.ascontiguousarray(whole, dtype).reshape(like.rows.shape)
+    if shape == like.shape and event:
+        whole = whole[(..., *(0,) * len(event))]
+    return np.ascontiguousarray(whole, dtype).reshape(-1, 1)
+
+
+def _beside(x: Any, name: str, like: Scores) -> np.ndarray:
+    kind = kind_of(x)
+    if kind != like.kind:
+        raise TypeError(f"{name} is a {kind} array but theta is a {like.kind} array; pass one kind")
+    return _VIEWS[kind](_floating(x, kind), name)[0]
 
 
 def kind_of(x: Any) -> str:

@@ -5,49 +5,87 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from dataclasses import dataclass
 
 import numpy as np
 
 _MAX_SAMPLES = 2**32 - 1  # the sample is one 32-bit word of the counter
 
 
-def as_epsilon(epsilon) -> float:
-    """A positive, finite temperature as a Python float."""
-    if getattr(epsilon, "requires_grad", False):
-        raise TypeError(
-            "epsilon requires a gradient, but derivatives in epsilon are not available yet; "
-            "pass a number, such as epsilon.item()"
-        )
-    if getattr(epsilon, "shape", ()) != ():
-        raise TypeError(
-            f"epsilon must be one positive number for the whole batch, got an array of shape "
-            f"{tuple(epsilon.shape)}; divide theta by a per-row temperature instead"
-        )
+def as_epsilon(epsilon):
+    """A positive, finite temperature: a number as a float, an array as it is.
+
+    An array is checked again when it is used, since its owner may change it (a parameter, say).
+    """
+    if getattr(epsilon, "shape", ()) != () or getattr(epsilon, "requires_grad", False):
+        return epsilon
+    if isinstance(epsilon, (list, tuple)):
+        epsilon = np.asarray(epsilon, np.float64)
+        check_temperatures(epsilon)
+        return epsilon
     if isinstance(epsilon, (bool, np.bool_)) or not (
         isinstance(epsilon, numbers.Real) or hasattr(epsilon, "__float__")
     ):
-        raise TypeError(f"epsilon must be a positive number, got {epsilon!r}")
+        raise TypeError(f"epsilon must be a positive number or an array of them, got {epsilon!r}")
     value = float(epsilon)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(
-            f"epsilon must be positive and finite, got {value!r}; for no perturbation call the "
-            "solver itself"
-        )
-    if value < 1e-30 or value > 1e30:
-        raise ValueError(f"epsilon must lie in [1e-30, 1e30], got {value!r}; rescale theta")
+    check_temperatures(np.float64(value))
     return value
 
 
-def as_num_samples(num_samples) -> int:
-    """A positive integer number of samples."""
+def check_temperatures(epsilon: np.ndarray) -> None:
+    """Temperatures must be positive, finite, and leave room for their reciprocals."""
+    if epsilon.dtype.kind not in "fiu":
+        raise TypeError(f"epsilon must be positive numbers, got an array of {epsilon.dtype}")
+    bad = ~(np.isfinite(epsilon) & (epsilon > 0))
+    if bad.any():
+        raise ValueError(
+            f"epsilon must be positive and finite, got {float(epsilon[bad][0])!r}; for no "
+            "perturbation call the solver itself"
+        )
+    bad = (epsilon < 1e-30) | (epsilon > 1e30)
+    if bad.any():
+        raise ValueError(
+            f"epsilon must lie in [1e-30, 1e30], got {float(epsilon[bad][0])!r}; rescale theta"
+        )
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """As many samples as each row needs: ``num_samples=dpo.Adaptive(tolerance=0.01)``.
+
+    Every row draws until the standard errors of all its outputs are at most ``tolerance``, or
+    ``max_samples`` are drawn; ``estimate(...).num_samples`` tells how many it took. Values count an
+    outcome never seen among ``M`` samples as known to ``1 / M``. Stopping when the spread *looks*
+    small makes the estimate very slightly biased, by less than its standard error over sqrt(M).
+    """
+
+    tolerance: float
+    max_samples: int = 2**20
+
+    def __post_init__(self):
+        value = self.tolerance
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value > 0:
+            raise ValueError(f"tolerance must be a positive number, got {value!r}")
+        object.__setattr__(self, "tolerance", float(value))
+        object.__setattr__(self, "max_samples", _count("max_samples", self.max_samples))
+
+
+def as_num_samples(num_samples) -> int | Adaptive:
+    """A positive integer number of samples, or ``Adaptive``."""
+    if isinstance(num_samples, Adaptive):
+        return num_samples
+    return _count("num_samples", num_samples)
+
+
+def _count(name: str, num_samples) -> int:
     try:
         if isinstance(num_samples, (bool, np.bool_)):
             raise TypeError
         value = operator.index(num_samples)
     except TypeError:
-        raise TypeError(f"num_samples must be a positive integer, got {num_samples!r}") from None
+        raise TypeError(f"{name} must be a positive integer, got {num_samples!r}") from None
     if not 1 <= value <= _MAX_SAMPLES:
-        raise ValueError(f"num_samples must be between 1 and 2**32 - 1, got {value}")
+        raise ValueError(f"{name} must be between 1 and 2**32 - 1, got {value}")
     return value
 
 

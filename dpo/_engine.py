@@ -9,10 +9,12 @@ With ``M`` samples, ``y_m = y*(theta + eps z_m)``, ``s_m = s(z_m)`` and ``ybar``
     Jacobian  (1 / ((M - 1) eps)) sum_m (y_m - ybar) s_m^T
 
 The centred forms are the leave-one-out estimators ("loo"); the plain ones ("none", and M = 1) drop
-``ybar`` and divide by ``M eps``. Both are unbiased (MATH: section 2). Coordinates masked with an
-infinite score have derivative zero, exactly.
+``ybar`` and divide by ``M eps``. Antithetic samples leave out a sample's pair and divide by
+``M eps``. All are unbiased (MATH: section 2). A minimisation has ``theta = -costs``; here scores
+are the user's costs and the sign is in ``_slope``. Coordinates masked with an infinite score have
+derivative zero, exactly.
 
-Arrays here are NumPy, (rows, d), float32 or float64. Numba is imported on first use.
+Arrays here are NumPy, (rows, d); results are float64. Numba is imported on first use.
 """
 
 from __future__ import annotations
@@ -22,9 +24,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._seeds import Seed
+from .kernels.codes import (
+    ANTITHETIC,
+    JACOBIAN,
+    JVP,
+    MAXIMUM,
+    MOMENTS,
+    SCALE_SCORE,
+    SCORE,
+    VALUE,
+    VJP,
+    Draws,
+    Problem,
+)
 
-_WINNERS_BYTES = 2**20
+_MEMO_BYTES = 2**20
+_OUTER_BYTES = 2**24
+_SMALL = 16
+"""Coordinates up to which a VJP is ``v^T`` times the whole Jacobian: one pass, not two."""
+_FEW = 8
+"""Samples up to which it is not: the kernels then fill their lanes with rows."""
+
+MeanAndError = tuple[np.ndarray, np.ndarray]
 
 
 @ft.cache
@@ -35,146 +56,285 @@ def _kernels():
     return launch
 
 
+class Kept(NamedTuple):
+    """What a forward pass keeps for its derivatives; none of it grows with the samples beyond
+    1 MB or the size of the scores."""
+
+    mean: np.ndarray
+    """``ybar``."""
+    memo: np.ndarray | None = None
+    """What every sample decided, where that is small."""
+    outer: np.ndarray | None = None
+    outer: np.ndarray | None = None
+    """``sum y s^T`` and ``sum s``, (rows, (d + 1) d), where ``d`` is small."""
+    parts: tuple[Kept, ...] = ()
+    """What the samplers that this one is made of kept (``_designs.py``)."""
+
+
 class Sampler(NamedTuple):
-    """One perturbed argmax: hyper-parameters, the scores and the seed."""
+    """One perturbed optimizer: the solver, the scores, their temperature, the samples."""
 
+    problem: Problem
     theta: np.ndarray
-    epsilon: float
-    family: int
-    num_samples: int
-    centred: bool
+    epsilon: np.ndarray
+    """(rows, 1), or (rows, d) for a temperature a coordinate."""
+    draws: Draws
+    centred: bool = True
     """Leave-one-out, or the plain estimator."""
-    seed: Seed
+    centre: np.ndarray | None = None
+    """A mean of other, independent samples to centre by, instead of leaving one out."""
 
-    def _draws(self) -> dict:
-        """The arguments that say which samples: the same for every launch."""
-        return {
-            "epsilon": self.epsilon,
-            "family": self.family,
-            "seed": self.seed,
-            "num_samples": self.num_samples,
-        }
+    # ------------------------------------------------------------------------------ small parts
 
-    def _launch(self, **operation):
-        return _kernels().perturbed_argmax(self.theta, **self._draws(), **operation)
+    @property
+    def num_samples(self) -> int:
+        return self.draws.num_samples
+
+    @property
+    def _paired(self) -> bool:
+        return self.draws.design == ANTITHETIC
 
     @property
     def _loo(self) -> bool:
-        return self.centred and self.num_samples > 1
+        return self.centred and self.centre is None and self.num_samples > 1 + self._paired
 
     @property
-    def _scale(self) -> float:
-        """What sums of score-weighted terms are divided by."""
-        return (self.num_samples - 1 if self._loo else self.num_samples) * self.epsilon
+    def _divisor(self) -> int:
+        """What sums of centred terms are divided by."""
+        return self.num_samples - (self._loo and not self._paired)
 
-    def _cast(self, array: np.ndarray) -> np.ndarray:
-        return array.astype(self.theta.dtype)
+    @property
+    def _is_small(self) -> bool:
+        return self.theta.shape[1] <= _SMALL and self.num_samples > _FEW
 
-    def _unmasked(self, derivative: np.ndarray) -> np.ndarray:
-        """Zero the derivative in the last axis where the score is infinite."""
-        masked = np.isinf(self.theta)
-        if masked.any():
-            derivative = np.where(masked.reshape(self._over(derivative)), 0.0, derivative)
-        return derivative
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.problem.minimises else 1.0
 
-    def _over(self, array: np.ndarray) -> tuple[int, ...]:
-        rows, d = self.theta.shape
-        return (rows,) + (1,) * (array.ndim - 2) + (d,)
+    def _launch(self, operation: int, **parameters):
+        return _kernels().launch(
+            self.problem, self.theta, self.epsilon, self.draws, operation, **parameters
+        )
 
-    def _spread(self, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """The standard error of a mean, from the sum of its M terms and of their squares."""
-        m = self.num_samples
-        if m == 1:
+    def of_rows(self, rows) -> Sampler:
+        """The same samples for some of the rows: an index array or a slice."""
+        row_ids = self.draws.row_ids
+        row_ids = np.arange(len(self.theta)) if row_ids is None else row_ids
+        places = self.problem.places
+        return self._replace(
+            problem=self.problem._replace(places=None if places is None else places[rows]),
+            theta=self.theta[rows],
+            epsilon=self.epsilon[rows],
+            draws=self.draws._replace(row_ids=row_ids[rows]),
+            centre=None if self.centre is None else self.centre[rows],
+        )
+
+    def _slope(self, weighting: int = SCORE) -> tuple[np.ndarray, np.ndarray]:
+        """``d location / d parameter`` over the temperature, as (rows, 1) times (rows, d).
+
+        ``1 / eps`` for additive noise, ``1 / (eps theta)`` for multiplicative, negative for costs,
+        and 0 where a coordinate is masked or, if multiplicative, never perturbed.
+        """
+        epsilon = self.epsilon.astype(np.float64)
+        base = 1 / epsilon.min(1, keepdims=True)
+        relative = np.where(np.isinf(self.theta), 0.0, 1 / (epsilon * base))
+        if weighting == SCALE_SCORE:
+            return base, relative
+        if self.draws.multiplicative:
+            theta = self.theta.astype(np.float64)
+            safe = np.where(theta == 0, 1, theta)
+            return base, np.where(theta == 0, 0, relative / safe)
+        return base * self._sign, relative
+
+    def _error(self, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """The standard error of ``total / M``, from sums of terms and of their squares.
+
+        With pairs the terms are the pairs' means; their sums are squared in ``squares`` twice.
+        """
+        n = self.num_samples // 2 if self._paired else self.num_samples
+        if n < 2:
             return np.full(total.shape, np.nan)
-        variance = np.maximum(squares / m - (total / m) ** 2, 0.0) * (m / (m - 1))
-        return np.sqrt(variance / m)
+        second = squares / 8 if self._paired else squares
+        with np.errstate(invalid="ignore"):  # a row's maximum may be infinite
+            variance = np.maximum(second / n - (total / self.num_samples) ** 2, 0.0)
+        return np.sqrt(variance / (n - 1))
 
-    def decide(self, winners: np.ndarray | None) -> np.ndarray:
-        """``value()``; fills ``winners``, (rows, num_samples), with what won each sample."""
-        counts = self._launch(decided=winners).counts
-        return self._cast(counts / self.num_samples)
+    # --------------------------------------------------------------------------------- estimates
 
-    def room_for_winners(self) -> np.ndarray | None:
-        """Where ``decide`` may leave the winners for ``vjp``, if that is small: at most 1 MB or
-        the size of the scores, so that memory does not grow with the samples."""
-        shape = len(self.theta), self.num_samples
-        if 4 * shape[0] * shape[1] > max(_WINNERS_BYTES, self.theta.nbytes):
-            return None
-        return np.empty(shape, np.int32)
+    def forward(self, for_gradient: bool = False) -> Kept:
+        """``ybar``, and what its derivatives can use of the same pass."""
+        if for_gradient and self._is_small and self._outer_bytes <= _OUTER_BYTES:
+            sums = self._launch(JACOBIAN)
+            return Kept(sums.counts[:, 0] / self.num_samples, outer=sums.totals[:, 0])
+        memo = self._room_for_memo() if for_gradient and not self._is_small else None
+        counts = self._launch(VALUE, memo=memo).counts
+        return Kept(counts[:, 0] / self.num_samples, memo)
 
-    def winners(self) -> np.ndarray:
-        """What won each sample, (rows, num_samples)."""
-        winners = np.empty((len(self.theta), self.num_samples), np.int32)
-        self.decide(winners)
-        return winners
+    def _room_for_memo(self) -> np.ndarray | None:
+        memo = _kernels().new_memo(self.problem, self.theta, self.epsilon, self.draws)
+        small = memo is not None and memo.nbytes <= max(_MEMO_BYTES, self.theta.nbytes)
+        return memo if small else None
 
-    def value(self) -> np.ndarray:
-        """``ybar``, (rows, d)."""
-        return self.decide(None)
+    @property
+    def _outer_bytes(self) -> int:
+        rows, d = self.theta.shape
+        return 8 * rows * d * (d + 1)
 
-    def value_error(self) -> tuple[np.ndarray, np.ndarray]:
-        """``ybar`` and its standard error; the terms are 0 or 1, their own squares."""
-        counts = self._launch().counts
-        return self._cast(counts / self.num_samples), self._cast(self._spread(counts, counts))
+    def value(self) -> MeanAndError:
+        """``ybar`` and its standard error."""
+        counts = self._launch(VALUE, squares=True).counts
+        total, squares = counts[:, 0], counts[:, -1]
+        return total / self.num_samples, self._error(total, squares)
 
     def maximum(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``Fbar`` and its standard error, (rows,), and ``ybar``, its gradient."""
-        sums = self._launch(operation=_kernels().MAXIMUM)
-        with np.errstate(invalid="ignore"):  # a row's maximum may be infinite
-            error = self._spread(sums.total[:, 0], sums.total_of_squares[:, 0])
-        mean = self._cast(sums.total[:, 0] / self.num_samples)
-        return mean, self._cast(error), self._cast(sums.counts / self.num_samples)
+        """``Fbar`` and its standard error, (rows,), and ``ybar``."""
+        sums = self._launch(MAXIMUM)
+        total, squares = sums.totals[:, 0, 0], sums.totals[:, 1, 0]
+        value = self._sign * total / self.num_samples
+        return value, self._error(total, squares), sums.counts[:, 0] / self.num_samples
 
     def vjp(
-        self,
-        v: np.ndarray,
-        mean: np.ndarray | None = None,
-        winners: np.ndarray | None = None,
-        errors: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """``v^T J``, and its standard error if asked for.
+        self, v: np.ndarray, kept: Kept | None = None, errors: bool = False, weighting: int = SCORE
+    ) -> MeanAndError:
+        """``v^T J``, (rows, d), and its standard error if asked for (else NaN).
 
-        ``mean`` and ``winners`` are what ``decide`` returned and left, if at hand.
+        ``weighting=SCALE_SCORE`` gives ``v^T d y_eps / d eps``, a coordinate's own temperature each.
         """
-        if not self._loo:
-            mean = np.zeros_like(v)
-        elif mean is None:
-            winners = self.room_for_winners()
-            mean = self.decide(winners)
-        sums = self._launch(
-            operation=_kernels().VJP, direction=v, mean=mean, decided=winners, squares=errors
-        )
-        return self._derivative(sums.total, sums.total_of_squares if errors else None)
+        base, relative = self._slope(weighting)
+        slope = base * relative
+        error = np.broadcast_to(np.nan, v.shape)
+        if not self._is_small or errors:
+            kept = kept or self._before_vjp()
+            sums = self._launch(
+                VJP,
+                direction=v,
+                mean=self._centre(kept.mean).astype(self.theta.dtype),
+                memo=kept.memo,
+                squares=errors,
+                weighting=weighting,
+            )
+            if errors:
+                error = self._error(sums.totals[:, 0], sums.totals[:, 1])
+                error = error * (self.num_samples / self._divisor) * np.abs(slope)
+        if self._is_small:
+            product = self._contract(v, kept if weighting == SCORE else None, weighting)
+        else:
+            product = sums.totals[:, 0]
+        return product / self._divisor * slope, error
 
-    def jvp(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``J t`` and its standard error."""
-        t = np.where(np.isinf(self.theta), 0, t)
-        sums = self._launch(operation=_kernels().JVP, direction=t)
-        total, squares = sums.total, sums.total_of_squares
+    def _before_vjp(self) -> Kept:
         if self._loo:
-            # sum (y - ybar) a and its squares, from y's being 0 or 1.
-            mean = sums.counts / self.num_samples
-            total = sums.total - mean * sums.total.sum(-1, keepdims=True)
-            squares = squares * (1 - 2 * mean) + mean**2 * squares.sum(-1, keepdims=True)
-        error = self._spread(total, squares) * (self.num_samples / self._scale)
-        return self._cast(total / self._scale), self._cast(error)
+            return self.forward(for_gradient=True)
+        return Kept(np.zeros_like(self.theta))
 
-    def jacobian(self, errors: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def _centre(self, mean: np.ndarray) -> np.ndarray:
+        """What solutions are centred by."""
+        if self.centre is not None:
+            return self.centre
+        return mean if self._loo else np.zeros_like(mean)
+
+    def _contract(self, v: np.ndarray, kept: Kept | None, weighting: int) -> np.ndarray:
+        """``v^T sum (y - centre) s^T``, a block of rows at a time."""
+        rows, d = v.shape
+        step = max(1, rows * _OUTER_BYTES // max(1, self._outer_bytes))
+        result = np.empty((rows, d))
+        for first in range(0, rows, step):
+            block = slice(first, first + step)
+            one = self if step >= rows else self.of_rows(block)
+            if kept is None or kept.outer is None:
+                sums = one._launch(JACOBIAN, weighting=weighting)
+                mean, outer = sums.counts[:, 0] / self.num_samples, sums.totals[:, 0]
+            else:
+                mean, outer = kept.mean[block], kept.outer[block]
+            centred = one._centred(outer.reshape(-1, d + 1, d), mean)
+            result[block] = (v[block].astype(np.float64)[:, None] @ centred)[:, 0]
+        return result
+
+    def _centred(self, outer: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """``sum (y - centre) s^T``, (rows, d, d), from ``sum y s^T`` over ``sum s``."""
+        return outer[:, :-1] - self._weight_of_ones(mean)[:, :, None] * outer[:, -1:]
+
+    def _weight_of_ones(self, mean: np.ndarray) -> np.ndarray:
+        """What multiplies the sums of y = 1: the centre, of all but the own pair if paired."""
+        weight = self._centre(mean)
+        return weight * self.num_samples / (self.num_samples - 2) if self._pulls else weight
+
+    @property
+    def _pulls(self) -> bool:
+        return self._paired and self._loo
+
+    def jvp(self, t: np.ndarray, errors: bool = False) -> MeanAndError:
+        """``J t`` and its standard error."""
+        base, relative = self._slope()
+        direction = (t * relative).astype(self.theta.dtype)
+        sums = self._launch(JVP, direction=direction, squares=errors)
+        weight = self._weight_of_ones(sums.counts[:, 0] / self.num_samples)
+        total = sums.totals[:, 0, :-1] - weight * sums.totals[:, 0, -1:]
+        scale = base / self._divisor
+        if not errors:
+            return total * scale, np.broadcast_to(np.nan, total.shape)
+        squares = self._centred_squares(sums.totals, weight)
+        return total * scale, self._error(total, squares) * self.num_samples * np.abs(scale)
+
+    def jacobian(self, errors: bool = False) -> MeanAndError:
         """``J``, (rows, d, d), ``J[b, i, k] = d y_i / d theta_k``, and its standard error."""
         rows, d = self.theta.shape
-        sums = self._launch(operation=_kernels().JACOBIAN, squares=errors)
-        total = sums.total.reshape(rows, d, d)
-        squares = sums.total_of_squares.reshape(rows, d, d) if errors else None
-        if self._loo:
-            mean = (sums.counts / self.num_samples)[:, :, None]
-            total = total - mean * total.sum(1, keepdims=True)
-            if squares is not None:
-                squares = squares * (1 - 2 * mean) + mean**2 * squares.sum(1, keepdims=True)
-        return self._derivative(total, squares)
+        base, relative = self._slope()
+        sums = self._launch(JACOBIAN, squares=errors)
+        outer = sums.totals.reshape(rows, -1, d + 1, d)
+        mean = sums.counts[:, 0] / self.num_samples
+        total = self._centred(outer[:, 0], mean)
+        scale = (base * relative)[:, None] / self._divisor
+        if not errors:
+            return total * scale, np.broadcast_to(np.nan, total.shape)
+        squares = self._centred_squares(outer, self._weight_of_ones(mean)[:, :, None])
+        return total * scale, self._error(total, squares) * self.num_samples * np.abs(scale)
 
-    def _derivative(self, total, squares) -> tuple[np.ndarray, np.ndarray]:
-        result = self._cast(self._unmasked(total / self._scale))
-        if squares is None:
-            return result, np.broadcast_to(np.float64(np.nan), result.shape)
-        error = self._spread(total, squares) * (self.num_samples / self._scale)
-        return result, self._cast(self._unmasked(error))
+    @staticmethod
+    def _centred_squares(sums: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """``sum (X - weight B)^2`` from the sums of X B and of X^2 (B's are X's of y = 1, last)."""
+        cross, squares = sums[:, 1, :-1], sums[:, 2, :-1]
+        return squares - 2 * weight * cross + weight**2 * sums[:, 2, -1:]
+
+    def solutions(self) -> np.ndarray:
+        """Every solution, (rows, num_samples, d) int32."""
+        rows, d = self.theta.shape
+        solutions = np.empty((rows, self.num_samples, d), np.int32)
+        self._launch(VALUE, solutions=solutions)
+        return solutions
+
+    # ------------------------------------------------------------- derivatives of Fbar and in eps
+
+    def slope_of_maximum(self, mean: np.ndarray) -> np.ndarray:
+        """``d Fbar / d theta``: ``ybar`` for additive noise, ``(1 / M) sum y w`` otherwise."""
+        if not self.draws.multiplicative:
+            return self._sign * mean
+        weighted = self._launch(MOMENTS).totals[:, 0] / self.num_samples
+        safe = np.where(self.theta == 0, 1, self.theta)
+        return self._sign * np.where(self.theta == 0, 0, weighted / safe)
+
+    def epsilon_slope_of_maximum(self, maximum: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """``d Fbar / d eps`` on the same samples, in the shape of ``epsilon``."""
+        epsilon = self.epsilon.astype(np.float64)
+        if not self.draws.multiplicative and epsilon.shape[1] == 1:
+            scores = np.where(mean == 0, 0, self.theta)  # a masked score was never chosen
+            return (maximum - self._sign * (mean * scores).sum(-1))[:, None] / epsilon
+        totals = self._launch(MOMENTS).totals / self.num_samples
+        slope = totals[:, 1]
+        if self.draws.multiplicative:
+            slope = self._sign * (slope - epsilon * totals[:, 0])
+        return slope if epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)
+
+    def epsilon_vjp(self, v: np.ndarray, product: np.ndarray | None, kept: Kept | None):
+        """``v^T d y_eps / d eps`` in the shape of ``epsilon``; ``product`` is ``vjp``'s, if at hand.
+
+        A solution that depends on the direction of the perturbed scores alone has
+        ``d y_eps / d eps = -(1 / eps) J theta``; in general scores ``s z - 1`` take the place of s.
+        """
+        invariant = self.problem.homogeneous and not self.draws.multiplicative
+        if invariant and self.epsilon.shape[1] == 1:
+            product = self.vjp(v, kept)[0] if product is None else product
+            terms = product * np.where(product == 0, 0, self.theta)
+            return -terms.sum(1, keepdims=True) / self.epsilon.astype(np.float64)
+        slope = self.vjp(v, kept, weighting=SCALE_SCORE)[0]
+        return slope if self.epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)

@@ -12,5 +12,5 @@ class Estimate(NamedTuple):
     """The estimate, an array of the kind that was passed in."""
     standard_error: Any
     """One standard error of each entry of ``mean``; NaN where one sample allows none."""
-    num_samples: int
-    """How many samples were drawn for each row."""
+    num_samples: Any
+    """How many samples each row's estimate is of: a number, or an array under ``dpo.Adaptive``."""

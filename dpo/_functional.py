@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ._oracles import Argmax, Oracle
+from ._oracles import Argmax, Oracle, Ranks, ShortestPath, TopK
 from ._perturbed import Perturbed
 
-_ARGMAX = Argmax()
+_ARGMAX, _RANKS = Argmax(), Ranks()
 
 
 def perturbed_argmax(theta, *, seed=None, **parameters):
@@ -21,11 +21,53 @@ def perturbed_argmax(theta, *, seed=None, **parameters):
     return Perturbed(_ARGMAX, **parameters)(theta, seed=seed)
 
 
+def perturbed_topk(theta, k: int, *, seed=None, **parameters):
+    """How often each coordinate is among the ``k`` largest; rows sum to k. See ``dpo.TopK``.
+
+    >>> import dpo
+    >>> dpo.perturbed_topk([0.1, 1.2, 0.9, -2.0], k=2, epsilon=0.01, seed=0)
+    array([0., 1., 1., 0.])
+    """
+    return Perturbed(TopK(k), **parameters)(theta, seed=seed)
+
+
+def perturbed_ranks(theta, *, seed=None, **parameters):
+    """The mean rank of each coordinate, ascending: 1 is the smallest. See ``dpo.Ranks``.
+
+    >>> import dpo
+    >>> dpo.perturbed_ranks([0.1, 1.2, 0.9, -2.0], epsilon=0.01, seed=0)
+    array([2., 4., 3., 1.])
+    """
+    return Perturbed(_RANKS, **parameters)(theta, seed=seed)
+
+
+def perturbed_shortest_path(
+    costs,
+    *,
+    neighbors: int = 8,
+    source=(0, 0),
+    target=(-1, -1),
+    min_cost: float = 0.0,
+    seed=None,
+    **parameters,
+):
+    """How often each cell is on the cheapest path, ``(..., H, W)``. See ``dpo.ShortestPath``.
+
+    >>> import dpo
+    >>> dpo.perturbed_shortest_path([[1.0, 1.0], [5.0, 1.0]], neighbors=4, epsilon=0.01, seed=0)
+    array([[1., 1.],
+           [0., 1.]])
+    """
+    oracle = ShortestPath(neighbors, source, target, min_cost)
+    return Perturbed(oracle, **parameters)(costs, seed=seed)
+
+
 def fenchel_young_loss(
     theta, y_true, *, oracle: Oracle = _ARGMAX, seed=None, normalize=True, **parameters
 ):
-    """The Fenchel-Young loss of each row, ``(..., d), (..., d) -> (...)``; see ``Perturbed.loss``.
+    """The Fenchel-Young loss of each instance; see ``Perturbed.loss``.
 
-    Its gradient in ``theta`` is ``perturbed_argmax(theta) - y_true``, exactly, with the same seed.
+    Its gradient in ``theta`` is the perturbed optimum minus ``y_true``, exactly, with the same seed
+    (and the other way around where scores are costs).
     """
     return Perturbed(oracle, **parameters).loss(theta, y_true, seed=seed, normalize=normalize)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools as ft
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Scores, as_companion, as_scores, kind_of
-from ._checks import as_choice, as_epsilon, as_num_samples
+from ._arrays import Scores, as_companion, as_scores, as_temperatures, kind_of
+from ._checks import Adaptive, as_choice, as_epsilon, as_num_samples
+from ._designs import AnySampler, Grouped, Replicated, adapt, randomisations
 from ._engine import Sampler
 from ._estimate import Estimate
 from ._losses import check_targets, fenchel_young, negative_entropy_offset
 from ._noise import Gumbel, Logistic, Noise, Normal, as_noise
 from ._oracles import Argmax, Oracle, as_oracle
 from ._seeds import as_seed
+from .kernels.codes import ANTITHETIC, INDEPENDENT, SOBOL, Draws
 
 _FAMILY_CODES: dict[type, int] = {Normal: 0, Gumbel: 1, Logistic: 2}
+_DESIGNS = {"loo": INDEPENDENT, "none": INDEPENDENT, "antithetic": ANTITHETIC, "qmc": SOBOL}
 
 
 def _public(method):
@@ -34,13 +37,40 @@ def _public(method):
     return call
 
 
-@dataclass(frozen=True)
+class Call(NamedTuple):
+    """One call of a layer: its scores, and the samples it will see."""
+
+    theta: Any
+    """As the user passed it."""
+    epsilon: Any
+    """Likewise."""
+    scores: Scores
+    sampler: AnySampler | Grouped
+    sign: float
+    """-1 where scores are costs."""
+    multiplicative: bool
+
+    def result(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
+        """An array of the caller's kind, with no derivative of its own."""
+        return self.scores.restore(values.astype(self.scores.rows.dtype).reshape(shape))
+
+    def constant(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
+        """As ``result``; in torch, ``backward`` then says that it has no derivative."""
+        result = self.result(values, shape)
+        if self.scores.kind != "torch":
+            return result
+        from . import _torch
+
+        return _torch.constant(self, result)
+
+
+@dataclass(frozen=True, eq=False)
 class Perturbed:
     """A perturbed optimizer ``y_eps(theta) = E[y*(theta + eps Z)]`` and its derivatives.
 
-    Rows are the last axis, everything before it is batch. Arrays may be NumPy, torch (CPU), JAX
-    (CPU, outside ``jit``) or anything with ``__dlpack__``; results are of the same kind and dtype,
-    and torch results are differentiable.
+    An instance is the last axis (the last two for grids), everything before it is batch. Arrays may
+    be NumPy, torch (CPU), JAX (CPU, outside ``jit``) or anything with ``__dlpack__``; results are of
+    the same kind and dtype, and torch results are differentiable, in ``theta`` and in ``epsilon``.
 
     Every method takes ``seed``: an int, two uint32 words, a ``torch.Generator`` or a JAX key. The
     same seed gives the same noise in every method, so ``layer.vjp`` is the derivative that
@@ -49,20 +79,31 @@ class Perturbed:
     Parameters
     ----------
     oracle
-        The solver ``y*``; ``dpo.Argmax()``.
+        The solver ``y*``: ``dpo.Argmax()``, ``TopK(k)``, ``Ranks()`` or ``ShortestPath()``.
     noise
         ``"normal"``, ``"gumbel"``, ``"logistic"`` or a ``dpo.Noise``.
     epsilon
-        The temperature, in the units of ``theta``; positive.
+        The temperature, in the units of ``theta``; positive. A number, an array that broadcasts
+        against the batch (an instance each), or one with as many axes as ``theta`` that broadcasts
+        against it (a coordinate each). A torch parameter is learned.
     num_samples
-        Samples ``M`` a row; errors fall as ``M^(-1/2)``, memory does not grow.
+        Samples ``M`` a row, errors fall as ``M^(-1/2)``, memory does not grow; or
+        ``dpo.Adaptive(tolerance)``, as many as each row needs.
     method
         ``"mc"``, Monte-Carlo.
     variance_reduction
         ``"loo"``: derivatives centred by the other samples' mean (default; unbiased, and its
-        variance stays bounded as ``eps -> 0``). ``"none"``: the plain estimators.
+        variance stays bounded as ``eps -> 0``). ``"none"``: the plain estimators. ``"antithetic"``:
+        samples in pairs of mirrored noise, centred by the other pairs; ``M`` is 1 or even.
+        ``"qmc"``: independent randomisations (16 or 8) of a Sobol' sequence, each centred by the
+        others; ``M`` is a multiple of 8 or at most 16, of at most 2^20 points each and 21,201
+        coordinates. It pays for smooth problems of few coordinates that matter; in hundreds of
+        equally important ones expect no more than from "loo".
     precision
         ``"portable"``: the same bits on every machine.
+    perturbation
+        ``"additive"``, or ``"multiplicative"``: samples then see ``theta exp(eps Z - eps^2 / 2)``
+        with normal noise, which keeps signs (costs stay positive) and, on average, ``theta``.
 
     Raises
     ------
@@ -79,11 +120,12 @@ class Perturbed:
 
     oracle: Oracle = Argmax()
     noise: Noise | str = Normal()
-    epsilon: float = 0.5
-    num_samples: int = 1000
+    epsilon: Any = 0.5
+    num_samples: int | Adaptive = 1000
     method: str = "mc"
     variance_reduction: str = "loo"
     precision: str = "portable"
+    perturbation: str = "additive"
 
     def __post_init__(self):
         checked: dict[str, Any] = {
@@ -93,143 +135,258 @@ class Perturbed:
             "num_samples": as_num_samples(self.num_samples),
             "method": as_choice("method", self.method, ("mc",)),
             "variance_reduction": as_choice(
-                "variance_reduction", self.variance_reduction, ("loo", "none")
+                "variance_reduction", self.variance_reduction, tuple(_DESIGNS)
             ),
             "precision": as_choice("precision", self.precision, ("portable",)),
+            "perturbation": as_choice(
+                "perturbation", self.perturbation, ("additive", "multiplicative")
+            ),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.perturbation == "multiplicative" and not isinstance(self.noise, Normal):
+            raise ValueError(
+                f"multiplicative perturbation is log-normal: noise must be 'normal', got "
+                f"{self.noise!r}"
+            )
+        if isinstance(self.num_samples, int):
+            self._check_count(self.num_samples)
+
+    def _check_count(self, m: int) -> None:
+        if self.variance_reduction == "antithetic" and m > 1 and m % 2:
+            raise ValueError(
+                f"num_samples must be even (or 1) for antithetic pairs, got {m}, try {m + 1}"
+            )
+        if self.variance_reduction == "qmc":
+            randomisations(m)
+
+    def _key(self) -> tuple:
+        """What two equal layers share; an array of temperatures is itself and nothing else."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return tuple(v if not hasattr(v, "__array__") else (id(v),) for v in values)
+
+    def __eq__(self, other):
+        return self._key() == other._key() if type(other) is type(self) else NotImplemented
+
+    def __hash__(self):
+        return hash(self._key())
+
+    # ------------------------------------------------------------------------------ public calls
 
     @_public
     def __call__(self, theta, *, seed=None):
-        """The perturbed argmax ``ybar = (1 / M) sum_m y*(theta + eps z_m)``, ``(..., d)``.
+        """The perturbed optimum ``ybar = (1 / M) sum_m y*(theta + eps z_m)``, of theta's shape.
 
-        Unbiased for ``y_eps(theta)``; a row is a distribution over its coordinates. Equals
-        ``(theta + eps * Z).argmax(-1)``, one-hot, averaged over ``Z`` of shape (M, ..., d).
+        Unbiased for ``y_eps(theta)``. For the argmax a row is a distribution over its coordinates,
+        and equals ``(theta + eps * Z).argmax(-1)``, one-hot, averaged over ``Z`` of shape
+        (M, ..., d).
         """
-        scores, sampler = self._prepare(theta, seed)
-        if scores.kind == "torch":
+        call, known = self._prepare(theta, seed, "value")
+        if call.scores.kind == "torch":
             from . import _torch
 
-            return _torch.perturbed_value(theta, scores, sampler)
-        return scores.restore(sampler.value().reshape(scores.shape))
+            return _torch.perturbed_value(call)
+        mean = call.sampler.forward().mean if known is None else known[0]
+        return call.result(mean, call.scores.shape)
 
     @_public
     def max(self, theta, *, seed=None):
-        """``Fbar = (1 / M) sum_m max_y <y, theta + eps z_m>``, ``(...)``: unbiased for ``F_eps``.
+        """``Fbar = (1 / M) sum_m <y_m, theta + eps z_m>``, ``(...)``: unbiased for ``F_eps``.
 
-        Its gradient is ``layer(theta)``, from the same samples.
+        Its gradient is ``layer(theta)``, from the same samples. Where scores are costs, theta is
+        ``-costs``: this is *minus* the mean cost of the perturbed optima, with gradient
+        ``-layer(costs)``. (Where a perturbed cost was clipped at ``min_cost``, its value before
+        clipping counts.)
         """
-        scores, sampler = self._prepare(theta, seed)
-        if scores.kind == "torch":
+        call, known = self._prepare(theta, seed, "max")
+        if call.scores.kind == "torch":
             from . import _torch
 
-            return _torch.perturbed_max(theta, scores, sampler)
-        return scores.restore(sampler.maximum()[0].reshape(scores.shape[:-1]))
+            return _torch.perturbed_max(call)
+        value = call.sampler.maximum()[0] if known is None else known[0]
+        return call.result(value, call.scores.batch)
 
     @_public
     def vjp(self, theta, v, *, seed=None):
-        """The vector-Jacobian product ``v^T D y_eps(theta)``, ``(..., d)``; no ``J`` is formed."""
-        scores, sampler = self._prepare(theta, seed)
-        result, _ = sampler.vjp(as_companion(v, "v", scores))
-        return self._constant(theta, scores, result.reshape(scores.shape))
+        """The vector-Jacobian product ``v^T D y_eps(theta)``, of theta's shape; forms no ``J``."""
+        call, known = self._prepare(theta, seed, "vjp", v)
+        result = call.sampler.vjp(self._direction(call, "vjp", v))[0] if known is None else known[0]
+        return call.constant(result, call.scores.shape)
 
     @_public
     def jvp(self, theta, t, *, seed=None):
-        """The Jacobian-vector product ``D y_eps(theta) t``, ``(..., d)``."""
-        scores, sampler = self._prepare(theta, seed)
-        result, _ = sampler.jvp(as_companion(t, "t", scores))
-        return self._constant(theta, scores, result.reshape(scores.shape))
+        """The Jacobian-vector product ``D y_eps(theta) t``, of theta's shape."""
+        call, known = self._prepare(theta, seed, "jvp", t)
+        result = call.sampler.jvp(self._direction(call, "jvp", t))[0] if known is None else known[0]
+        return call.constant(result, call.scores.shape)
 
     @_public
     def jacobian(self, theta, *, seed=None):
         """The Jacobian ``J[..., i, k] = d y_eps(theta)_i / d theta_k``, ``(..., d, d)``.
 
-        Its expectation, the Hessian of ``F_eps``, is symmetric; the estimate is only nearly so.
+        For grids, ``(..., H, W, H, W)``. Its expectation is symmetric (the Hessian of ``F_eps``)
+        for additive noise; the estimate is only nearly so.
         """
-        scores, sampler = self._prepare(theta, seed)
-        result, _ = sampler.jacobian()
-        return self._constant(theta, scores, result.reshape(*scores.shape, scores.shape[-1]))
+        call, known = self._prepare(theta, seed, "jacobian")
+        result = call.sampler.jacobian()[0] if known is None else known[0]
+        return call.constant(result, _square(call.scores))
+
+    @_public
+    def vjp_epsilon(self, theta, v, *, seed=None):
+        """``v^T d y_eps / d epsilon``, in the shape of the batch or, for a temperature a
+        coordinate, of theta: what torch's ``backward()`` hands to a learned ``epsilon``."""
+        call, _ = self._prepare(theta, seed, "vjp", v)
+        result = call.sampler.epsilon_vjp(self._direction(call, "vjp", v), None, None)
+        shape = call.scores.batch if result.shape[1] == 1 else call.scores.shape
+        return call.constant(result, shape)
 
     @_public
     def estimate(self, theta, *, of="value", direction=None, seed=None) -> Estimate:
         """An estimate with its standard error, from one pass over the same samples.
 
-        ``of`` is ``"value"`` (the perturbed argmax), ``"max"``, ``"vjp"``, ``"jvp"`` or
+        ``of`` is ``"value"`` (the perturbed optimum), ``"max"``, ``"vjp"``, ``"jvp"`` or
         ``"jacobian"``; ``direction`` is the ``v`` of the VJP or the ``t`` of the JVP. The standard
-        error of a coordinate that never or always won is 0: more samples are needed to see it.
+        error of a coordinate that never varied is 0: more samples are needed to see it. Errors
+        come from the samples, from the pairs (antithetic), or from the randomisations (qmc).
         """
         of = as_choice("of", of, ("value", "max", "vjp", "jvp", "jacobian"))
         if (direction is not None) != (of in ("vjp", "jvp")):
             needed = "needs" if direction is None else "takes no"
             raise ValueError(f'of={of!r} {needed} direction: it is for "vjp" and "jvp"')
-        scores, sampler = self._prepare(theta, seed)
-        if direction is not None:
-            direction = as_companion(direction, "v" if of == "vjp" else "t", scores)
-        shape = scores.shape
-        results = {
-            "value": lambda: (shape, sampler.value_error()),
-            "max": lambda: (shape[:-1], sampler.maximum()[:2]),
-            "vjp": lambda: (shape, sampler.vjp(direction, errors=True)),
-            "jvp": lambda: (shape, sampler.jvp(direction)),
-            "jacobian": lambda: ((*shape, shape[-1]), sampler.jacobian(errors=True)),
-        }
-        shape, (mean, error) = results[of]()
+        call, known = self._prepare(theta, seed, of, direction)
+        mean, error = known or _estimate(call.sampler, of, self._direction(call, of, direction))
+        scores = call.scores
+        shape = {"max": scores.batch, "jacobian": _square(scores)}.get(of, scores.shape)
+        num_samples = call.sampler.num_samples
         return Estimate(
-            mean=self._constant(theta, scores, mean.reshape(shape)),
-            standard_error=self._constant(theta, scores, error.reshape(shape)),
-            num_samples=self.num_samples,
+            mean=call.constant(mean, shape),
+            standard_error=call.constant(error, shape),
+            num_samples=(
+                num_samples if isinstance(num_samples, int) else num_samples.reshape(scores.batch)
+            ),
         )
 
     @_public
     def samples(self, theta, *, seed=None):
-        """The individual solutions ``y*(theta + eps z_m)``, ``(num_samples, ..., d)``."""
-        scores, sampler = self._prepare(theta, seed)
-        onehot = np.zeros((self.num_samples, *scores.rows.shape), scores.rows.dtype)
-        np.put_along_axis(onehot, sampler.winners().T[:, :, None], 1.0, axis=-1)
-        return self._constant(theta, scores, onehot.reshape(self.num_samples, *scores.shape))
+        """The individual solutions ``y*(theta + eps z_m)``, ``(num_samples, ...)`` and theta's."""
+        if isinstance(self.num_samples, Adaptive):
+            raise ValueError("samples needs a fixed num_samples, not dpo.Adaptive")
+        call, _ = self._prepare(theta, seed, "value")
+        solutions = np.moveaxis(call.sampler.solutions(), 1, 0)
+        return call.constant(solutions, (self.num_samples, *call.scores.shape))
 
     @_public
     def loss(self, theta, y_true, *, seed=None, normalize=True):
         """The Fenchel-Young loss ``F_eps(theta) - <theta, y> + eps Omega(y)``, ``(...)``.
 
         Convex in ``theta``, with gradient ``layer(theta) - y_true``, value and gradient from the
-        same samples. ``y_true`` is one-hot, or any mean of one-hot targets. ``eps Omega(y)`` does
-        not depend on ``theta``. Gumbel noise has it in closed form,
+        same samples; where scores are costs the gradient in them is ``y_true - layer(costs)``.
+        ``y_true`` is a solution, or any mean of solutions. ``eps Omega(y)`` does not depend on
+        ``theta``. Gumbel noise and the argmax have it in closed form,
         ``eps (sum_i y_i log y_i - gamma)``: the loss is then the logistic loss at temperature
-        ``eps``, and ``normalize=False`` leaves the term out. Under normal and logistic noise it is
-        zero for one-hot targets and is left out: the loss of a mixed target is offset by a
-        constant. Being a Monte-Carlo estimate, a loss near zero may come out slightly negative.
+        ``eps``, and ``normalize=False`` leaves the term out. Elsewhere it is left out. It is zero
+        for one-hot targets of the argmax under normal and logistic noise; other losses are offset
+        by a constant. Being a Monte-Carlo estimate, a loss near zero may come out slightly
+        negative.
         """
-        scores, sampler = self._prepare(theta, seed)
-        targets = as_companion(y_true, "y_true", scores)
-        check_targets(y_true, targets)
+        call, _ = self._prepare(theta, seed, "max")
+        targets = as_companion(y_true, "y_true", call.scores)
+        check_targets(y_true, targets, self.oracle, call.scores.shape)
         offset = np.zeros(len(targets))
-        if normalize and isinstance(self.noise, Gumbel):
-            offset = self.epsilon * negative_entropy_offset(targets)
-        if scores.kind == "torch":
+        temperatures = as_temperatures(self.epsilon, call.scores)
+        closed = isinstance(self.noise, Gumbel) and isinstance(self.oracle, Argmax)
+        if normalize and closed and temperatures.shape[1] == 1:
+            offset = negative_entropy_offset(targets)
+        constant = offset * temperatures[:, 0]
+        if call.scores.kind == "torch":
             from . import _torch
 
-            return _torch.fenchel_young(theta, scores, sampler, targets, offset)
-        value, _ = fenchel_young(sampler, targets, offset)
-        return scores.restore(value.reshape(scores.shape[:-1]))
+            return _torch.fenchel_young(call, targets, constant, offset)
+        maximum = call.sampler.maximum()[0]
+        value = fenchel_young(call.scores.rows, maximum, targets, call.sign, constant)
+        return call.result(value, call.scores.batch)
 
-    def _prepare(self, theta, seed) -> tuple[Scores, Sampler]:
-        scores = as_scores(theta, "theta")
-        sampler = Sampler(
+    # ------------------------------------------------------------------------------- preparation
+
+    def _prepare(self, theta, seed, of: str, direction=None) -> tuple[Call, Any]:
+        """The call, and the estimate of ``of`` where choosing the samples has made it already."""
+        scores = as_scores(theta, "theta", self.oracle.event_ndim)
+        problem = self.oracle.problem(scores.shape)
+        temperatures = as_temperatures(self.epsilon, scores)
+        design = _DESIGNS[self.variance_reduction]
+        whole = Sampler(
+            problem=problem,
             theta=scores.rows,
-            epsilon=self.epsilon,
-            family=_FAMILY_CODES[type(self.noise)],
-            num_samples=self.num_samples,
-            centred=self.variance_reduction == "loo",
-            seed=as_seed(seed, scores.kind),
+            epsilon=temperatures,
+            draws=Draws(
+                family=_FAMILY_CODES[type(self.noise)],
+                seed=as_seed(seed, scores.kind),
+                num_samples=1,
+                design=design,
+                multiplicative=self.perturbation == "multiplicative",
+            ),
+            centred=self.variance_reduction != "none",
         )
-        return scores, sampler
+        sign = -1.0 if problem.minimises else 1.0
+        call = Call(
+            theta, self.epsilon, scores, whole, sign, whole.draws.multiplicative
+        )
+        if isinstance(self.num_samples, int):
+            return call._replace(sampler=self._sampler(whole, self.num_samples)), None
+        return self._adapt(call, whole, of, direction)
 
-    def _constant(self, theta, scores: Scores, result: np.ndarray):
-        """A result whose own derivative is not available: in torch, ``backward`` then says so."""
-        if scores.kind == "torch":
-            from . import _torch
+    def _sampler(self, whole: Sampler, num_samples: int) -> AnySampler:
+        draws = whole.draws._replace(num_samples=num_samples)
+        if draws.design != SOBOL:
+            return whole._replace(draws=draws)
+        from .kernels import sobol
 
-            return _torch.constant(theta, scores.restore(result))
-        return scores.restore(result)
+        count = randomisations(num_samples)
+        points, d = num_samples // count, whole.theta.shape[1]
+        if points > sobol.MAX_POINTS or d > sobol.MAX_COORDINATES:
+            raise ValueError(
+                f"variance_reduction='qmc' is for at most {sobol.MAX_POINTS * count} samples and "
+                f"{sobol.MAX_COORDINATES} coordinates, got {num_samples} and {d}; use 'loo'"
+            )
+        directions = sobol.directions(d, max(1, (points - 1).bit_length()))
+        draws = draws._replace(directions=directions)
+        return Replicated.of(whole._replace(draws=draws), count)
+
+    def _adapt(self, call: Call, whole: Sampler, of: str, direction):
+        adaptive = self.num_samples
+        assert isinstance(adaptive, Adaptive)
+        multiple = {"antithetic": 2, "qmc": 16}.get(self.variance_reduction, 1)
+        most = adaptive.max_samples // multiple * multiple or 1
+        operand = self._direction(call, of, direction)
+        grouped, known = adapt(
+            lambda index, m: self._sampler(whole.of_rows(index), m),
+            len(whole.theta),
+            adaptive.tolerance,
+            most,
+            lambda sampler, index: _estimate(
+                sampler, of, None if operand is None else operand[index]
+            ),
+            floor=1.0 if of == "value" else 0.0,
+        )
+        return call._replace(sampler=grouped), known
+
+    @staticmethod
+    def _direction(call: Call, of: str, direction) -> np.ndarray | None:
+        if direction is None:
+            return None
+        return as_companion(direction, "v" if of == "vjp" else "t", call.scores)
+
+
+def _estimate(sampler, of: str, direction):
+    """Mean and standard error of ``of``."""
+    if of == "value":
+        return sampler.value()
+    if of == "max":
+        return sampler.maximum()[:2]
+    if of == "jacobian":
+        return sampler.jacobian(errors=True)
+    return getattr(sampler, of)(direction, errors=True)
+
+
+def _square(scores: Scores) -> tuple[int, ...]:
+    return scores.shape + scores.shape[len(scores.batch) :]

@@ -1,20 +1,28 @@
 """torch autograd around the NumPy engine. Imported only once a torch tensor has been seen.
 
-Saved for backward: the scores, the seed, the mean and, where that is small, which coordinate won
-each sample; the noise is drawn again. Differentiating
-twice is right where it is offered (``max`` and the loss, whose gradient is the differentiable
-perturbed argmax) and an error elsewhere.
+Saved for backward: the scores, the seed, the mean and, where that is small, what was decided for
+each sample; the noise is drawn again. Differentiating twice is right where it is offered (``max``
+and the loss in ``theta``, whose gradient is the differentiable perturbed optimum) and an error
+elsewhere.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from ._arrays import Scores
-from ._engine import Sampler
 from ._losses import fenchel_young as _fenchel_young
+
+if TYPE_CHECKING:
+    from ._perturbed import Call
+
+
+def _epsilon(call: Call) -> torch.Tensor | None:
+    """The temperature, where autograd is to know of it."""
+    return call.epsilon if isinstance(call.epsilon, torch.Tensor) else None
 
 
 def _numpy(gradient: torch.Tensor, like: np.ndarray) -> np.ndarray:
@@ -23,43 +31,91 @@ def _numpy(gradient: torch.Tensor, like: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(dense.numpy())
 
 
+def _as_epsilon(call: Call, gradient: np.ndarray) -> torch.Tensor:
+    """A gradient in (rows, 1) or (rows, d) temperatures, summed to the parameter's shape."""
+    epsilon = call.epsilon
+    shape = call.scores.shape
+    if gradient.shape[1] == 1:
+        event = len(shape) - len(call.scores.batch)
+        shape = call.scores.batch + (1,) * event if epsilon.ndim == len(shape) else call.scores.batch
+    return torch.from_numpy(gradient.reshape(shape)).sum_to_size(epsilon.shape).to(epsilon.dtype)
+
+
 class _Value(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, theta, scores: Scores, sampler: Sampler):
-        winners = sampler.room_for_winners() if ctx.needs_input_grad[0] else None
-        mean = sampler.decide(winners)
-        ctx.call = scores, sampler, mean, winners
-        return scores.restore(mean.reshape(scores.shape))
+    def forward(ctx, theta, epsilon, call: Call):
+        kept = call.sampler.forward(for_gradient=any(ctx.needs_input_grad[:2]))
+        ctx.call, ctx.kept = call, kept
+        return call.result(kept.mean, call.scores.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        scores, sampler, mean, winners = ctx.call
-        v = _numpy(gradient, sampler.theta).reshape(sampler.theta.shape)
-        result, _ = sampler.vjp(v, mean, winners)
-        return scores.restore(result.reshape(scores.shape)), None, None
+        call, kept = ctx.call, ctx.kept
+        rows = call.scores.rows
+        v = _numpy(gradient, rows).reshape(rows.shape)
+        product, result, slope = None, None, None
+        if ctx.needs_input_grad[0]:
+            product = call.sampler.vjp(v, kept)[0]
+            result = call.result(product, call.scores.shape)
+        if ctx.needs_input_grad[1]:
+            slope = _as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
+        return result, slope, None
 
 
 class _Envelope(torch.autograd.Function):
-    """A value per row whose gradient is ``ybar - target``, from the same samples."""
+    """A value per row, ``Fbar - <theta, y> + constant``, whose gradient is ``ybar - y``.
+
+    ``offset`` is the derivative of the constant in ``eps``.
+    """
 
     @staticmethod
-    def forward(ctx, theta, scores: Scores, sampler: Sampler, value, residual, target):
-        ctx.save_for_backward(theta)
-        ctx.call = scores, sampler, residual, target
-        return scores.restore(value.reshape(scores.shape[:-1]))
+    def forward(ctx, theta, epsilon, call: Call, targets, constant, offset):
+        maximum, _, mean = call.sampler.maximum()
+        ctx.save_for_backward(theta, epsilon)
+        ctx.call = call, targets, offset, maximum, mean
+        value = maximum
+        if targets is not None:
+            value = _fenchel_young(call.scores.rows, maximum, targets, call.sign, constant)
+        return call.result(value, call.scores.batch)
 
     @staticmethod
     def backward(ctx, gradient):
-        (theta,) = ctx.saved_tensors
-        scores, sampler, residual, target = ctx.call
-        if torch.is_grad_enabled():  # create_graph=True: the same numbers, differentiable again
-            slope = _Value.apply(theta, scores, sampler)
-            if target is not None:
-                slope = slope - scores.restore(target.reshape(scores.shape))
-        else:
-            slope = scores.restore(residual.reshape(scores.shape))
-        return gradient.unsqueeze(-1) * slope, None, None, None, None, None
+        theta, epsilon = ctx.saved_tensors
+        call, targets, offset, maximum, mean = ctx.call
+        shape = call.scores.shape
+        event = shape[len(call.scores.batch) :]
+        scale = gradient.reshape(gradient.shape + (1,) * len(event))
+        result, by_epsilon = None, None
+        if ctx.needs_input_grad[0]:
+            if torch.is_grad_enabled():  # create_graph=True: the same numbers, differentiable again
+                slope = _again(theta, epsilon, call)
+                if targets is not None:
+                    slope = slope - call.sign * call.scores.restore(targets.reshape(shape))
+            else:
+                by_theta = call.sampler.slope_of_maximum(mean)
+                if targets is not None:
+                    by_theta = by_theta - call.sign * targets
+                slope = call.result(by_theta, shape)
+            result = scale * slope
+        if ctx.needs_input_grad[1]:
+            by_epsilon = call.sampler.epsilon_slope_of_maximum(maximum, mean)
+            if offset is not None:
+                by_epsilon = by_epsilon + offset[:, None]
+            rows = gradient.detach().double().numpy().reshape(-1, 1)
+            by_epsilon = _as_epsilon(call, rows * by_epsilon)
+            if torch.is_grad_enabled():
+                by_epsilon = _Constant.apply(epsilon, by_epsilon)
+        return result, by_epsilon, None, None, None, None
+
+
+def _again(theta, epsilon, call: Call) -> torch.Tensor:
+    """``d Fbar / d theta`` as a differentiable function of theta and epsilon."""
+    if call.multiplicative:
+        mean = call.sampler.forward().mean
+        result = call.result(call.sampler.slope_of_maximum(mean), call.scores.shape)
+        return _Constant.apply(theta, result)
+    return call.sign * _Value.apply(theta, epsilon, call)
 
 
 class _Constant(torch.autograd.Function):
@@ -70,8 +126,9 @@ class _Constant(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         raise NotImplementedError(
-            "samples, estimates and explicit derivatives are not differentiable; differentiate "
-            "layer(theta), layer.max(theta) or layer.loss(theta, y_true), or detach theta first"
+            "samples, estimates, explicit derivatives and derivatives in epsilon are not "
+            "differentiable; differentiate layer(theta), layer.max(theta) or "
+            "layer.loss(theta, y_true), or detach theta first"
         )
 
 
@@ -81,27 +138,26 @@ def eagerly(method, *args, **parameters):
     return method(*args, **parameters)
 
 
-def perturbed_value(theta: torch.Tensor, scores: Scores, sampler: Sampler) -> torch.Tensor:
+def perturbed_value(call: Call) -> torch.Tensor:
     """``Perturbed.__call__`` on a tensor."""
-    return _Value.apply(theta, scores, sampler)
+    return _Value.apply(call.theta, _epsilon(call), call)
 
 
-def perturbed_max(theta: torch.Tensor, scores: Scores, sampler: Sampler) -> torch.Tensor:
+def perturbed_max(call: Call) -> torch.Tensor:
     """``Perturbed.max`` on a tensor."""
-    maximum, _, mean = sampler.maximum()
-    return _Envelope.apply(theta, scores, sampler, maximum, mean, None)
+    return _Envelope.apply(call.theta, _epsilon(call), call, None, None, None)
 
 
 def fenchel_young(
-    theta: torch.Tensor, scores: Scores, sampler: Sampler, targets: np.ndarray, offset: np.ndarray
+    call: Call, targets: np.ndarray, constant: np.ndarray, offset: np.ndarray
 ) -> torch.Tensor:
     """``Perturbed.loss`` on a tensor."""
-    value, residual = _fenchel_young(sampler, targets, offset)
-    return _Envelope.apply(theta, scores, sampler, value, residual, targets)
+    return _Envelope.apply(call.theta, _epsilon(call), call, targets, constant, offset)
 
 
-def constant(theta: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    """``result``, tied to ``theta`` only by an error on ``backward``."""
-    if theta.requires_grad and torch.is_grad_enabled():
-        return _Constant.apply(theta, result)
+def constant(call: Call, result: torch.Tensor) -> torch.Tensor:
+    """``result``, tied to its inputs only by an error on ``backward``."""
+    for x in (call.theta, _epsilon(call)):
+        if x is not None and x.requires_grad and torch.is_grad_enabled():
+            result = _Constant.apply(x, result)
     return result

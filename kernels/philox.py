@@ -31,6 +31,8 @@ STREAM_NOISE = np.uint64(0)
 """The words every noise family reads."""
 STREAM_REFINE = np.uint64(1)
 """The second words of float64 noise: they refine float32's words below their last bit."""
+STREAM_SHIFT = np.uint64(2)
+"""The random digital shifts of quasi-Monte-Carlo points."""
 
 
 def philox_round(c0, c1, c2, c3, k0, k1):

@@ -5,8 +5,9 @@
     counts    sum_m y_m                                              exact integers
     maximum   sum_m <y_m, theta + eps z_m>                           and of its square
     vjp       sum_m (<v, y_m> - c) s(z_m)                            and of its square
-    jvp       sum_m y_m <s(z_m), t>                                  and of its square
-    jacobian  sum_m y_m s(z_m)^T                                     and of its square
+
+These are what training calls, for independent samples and one ``eps`` a row; ``fused.py`` does
+everything else, on the same decisions.
 
 **Mapping.** A lane is a sample: thirty-two samples run in the lanes of one ``simd.Vector`` while
 the coordinates pass by, four at a time (one Philox block, a *quad*). A chunk is 256 samples. A
@@ -36,25 +37,20 @@ from .. import noise32, noise64
 from ..bits import float32, fma, select, sqrt, uint32
 from ..noise import NORMAL
 from ..noise32 import exp
+from ..codes import MAXIMUM, VALUE, VJP
 from ._jit import jitable, kernel
-from .accumulate import (
-    CHUNK,
-    JACOBIAN,
-    JVP,
-    MAXIMUM,
-    STRANDS,
-    VALUE,
-    VJP,
-    add_counts,
-    add_outer,
-    add_scores,
-    expected,
-    score_products,
+from .accumulate import CHUNK, STRANDS, add_counts, add_scores, expected
+from .perturb import (
+    consecutive,
+    coordinate,
+    decision_noise,
+    is_race,
+    noise_words,
+    quantile_at,
+    refine_words,
 )
-from .perturb import consecutive, decision_noise, is_race, noise_words, quantile_at, scores_beside
 from .simd import LANES, any_lane, broadcast, load, store
 
-_KEEP = 512  # coordinates up to which a chunk's scores are kept, not drawn again (512 kB of L2)
 TILE = 8  # quads that share one threshold
 _BUCKETS = 64  # classes of the visiting order
 _F32 = np.float32
@@ -77,6 +73,27 @@ def _(like, gap):
 
 
 @jitable
+def largest_finite(theta):
+    """The largest score below +inf; -inf if there is none."""
+    largest = theta.dtype.type(-np.inf)
+    for i in range(theta.size):
+        if theta[i] > largest and theta[i] < np.inf:
+            largest = theta[i]
+    return largest
+
+
+@jitable
+def race_weights(theta, epsilon):
+    """Scores become ``-exp((max theta - theta) / eps)``: 0 for +inf, -inf stays."""
+    largest = largest_finite(theta)
+    for i in range(theta.size):
+        if theta[i] == np.inf:
+            theta[i] = -theta.dtype.type(0.0)
+        elif theta[i] > -np.inf:
+            theta[i] = -race_weight(theta, (largest - theta[i]) / epsilon)
+
+
+@jitable
 def prepare(theta, epsilon, family, plan):
     """Fill ``a`` with what decisions compare, padded with "never wins", and plan the visit.
 
@@ -84,19 +101,11 @@ def prepare(theta, epsilon, family, plan):
     ``a_i E_i`` with ``a_i = -exp((max theta - theta_i) / eps)``.
     """
     a, order, bound = plan
-    largest = theta.dtype.type(-np.inf)
-    for i in range(theta.size):
-        if theta[i] > largest and theta[i] < np.inf:
-            largest = theta[i]
     a[:] = -np.inf
     a[: theta.size] = theta
-    visit_order(a, largest, epsilon, order)
+    visit_order(a, largest_finite(theta), epsilon, order)
     if is_race(family):
-        for i in range(theta.size):
-            if theta[i] == np.inf:
-                a[i] = -theta.dtype.type(0.0)
-            elif theta[i] > -np.inf:
-                a[i] = -race_weight(theta, (largest - theta[i]) / epsilon)
+        race_weights(a[: theta.size], epsilon)
     for t in range(bound.size):
         top = theta.dtype.type(-np.inf)
         for j in range(t * TILE, min((t + 1) * TILE, order.size)):
@@ -160,26 +169,10 @@ def hopeless_words(family, bound, epsilon, best):
     return select(valid, uint32(reach) ^ np.uint32(0xFFFFFFFF), np.uint32(0))
 
 
-def coordinate(a, i):
-    """Entry ``i``: one for all lanes of a row's array, or a lane each of a (size, 32) array."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(coordinate, jit_options={"forceinline": True})
-def _(a, i):
-    if a.ndim == 1:
-        return lambda a, i: a[i]
-    return lambda a, i: load(a, i * LANES)
-
-
 @jitable
-def winners(plan, d, epsilon, family, samples, rows, key, kept, offset):
-    """The argmax in every lane, as a vector of int32: lanes are samples of a row, or rows.
-
-    Where ``kept`` has room, no quad is dropped and its scores are stored on the way.
-    """
+def winners(plan, d, epsilon, family, samples, rows, key):
+    """The argmax in every lane, as a vector of int32: lanes are samples of a row, or rows."""
     a, order, bound = plan
-    keep = kept.size > 0
     best = broadcast(a.dtype.type(-np.inf))
     winner = broadcast(np.int32(0))
     hopeless = broadcast(np.uint32(0))
@@ -190,12 +183,9 @@ def winners(plan, d, epsilon, family, samples, rows, key, kept, offset):
             q = order[j]
             w = noise_words(q, samples, rows, key)
             hit = (w[0] > hopeless) | (w[1] > hopeless) | (w[2] > hopeless) | (w[3] > hopeless)
-            if keep or any_lane(hit):
-                r = decision_noise(family, a, w, d - 4 * q, q, samples, rows, key)
-                if keep:
-                    s = scores_beside(family, r, a, w, d - 4 * q, q, samples, rows, key)
-                    for k in range(4):
-                        store(kept, (4 * q + k) * CHUNK + offset, s[k])
+            if any_lane(hit):
+                v = refine_words(a, w, q, samples, rows, key)
+                r = decision_noise(family, a, w, v, d - 4 * q)
                 value, index = best_of_quad(family, r, a, 4 * q, epsilon)
                 better = (value > best) | ((value == best) & (index < winner))
                 best = select(better, value, best)
@@ -239,12 +229,12 @@ def perturbed_values(theta, epsilon, family, won, count, first_sample, row, key,
 
 @kernel
 def run(
-    task_begin, task_end, parts, operation, squares, theta, epsilon, family, key,
-    num_samples, first_sample, first_row, direction, mean, decided, counts, sums,
+    task_begin, task_end, parts, operation, squares, theta, epsilons, family, key,
+    num_samples, first_sample, row_ids, direction, mean, decided, counts, sums,
 ):  # fmt: skip
     """Tasks ``task_begin .. task_end - 1``: a row each (``parts`` = 1) or a strand of one (16).
 
-    ``counts`` (tasks, d) and ``sums`` (tasks, ...) receive integers and float64 totals. Where
+    ``epsilons`` and ``row_ids`` have an entry a row. ``counts`` (tasks, d) and ``sums`` (tasks, ...) receive integers and float64 totals. Where
     ``decided`` (rows, num_samples) has room, VALUE writes the winners there and VJP reads them.
     """
     d = theta.shape[1]
@@ -253,15 +243,12 @@ def run(
     plan = padded, np.empty(quads, np.int64), np.empty((quads + TILE - 1) // TILE, theta.dtype)
     won = np.empty(CHUNK, np.int32)
     weights = np.empty(CHUNK, theta.dtype)
-    buffer = np.empty(4 * CHUNK if operation == JACOBIAN else 0, theta.dtype)
     strand = np.empty(sums.shape[1:], np.float64)
     known = operation == VJP and decided.size > 0
-    keep = operation >= VJP and d <= _KEEP and not known
-    kept = np.empty(4 * quads * CHUNK if keep else 0, theta.dtype)
     centre = theta.dtype.type(0.0)
     for task in range(task_begin, task_end):
         b, part = divmod(task, parts)
-        row = first_row + b
+        row, epsilon = row_ids[b], epsilons[b]
         if not known:
             prepare(theta[b], epsilon, family, plan)
         if operation == VJP:
@@ -275,7 +262,7 @@ def run(
                 else:
                     for j in range(0, n, LANES):
                         lanes = consecutive(sample + j)
-                        w = winners(plan, d, epsilon, family, lanes, row, key, kept, j)
+                        w = winners(plan, d, epsilon, family, lanes, row, key)
                         store(won, j, w)
                 if operation == VALUE and decided.size > 0:
                     decided[b, m : m + n] = won[:n]
@@ -291,14 +278,6 @@ def run(
                     weights[:] = 0.0
                     for j in range(n):
                         weights[j] = direction[b, won[j]] - centre
-                    add_scores(family, d, weights, n, sample, row, key, kept, squares, strand)
-                elif operation == JVP:
-                    score_products(family, direction[b], n, sample, row, key, kept, weights)
-                    for j in range(n):
-                        x = np.float64(weights[j])
-                        strand[0, won[j]] += x
-                        strand[1, won[j]] += x * x
-                elif operation == JACOBIAN:
-                    add_outer(family, d, won, n, sample, row, key, kept, squares, buffer, strand)
+                    add_scores(family, d, weights, n, sample, row, key, squares, strand)
             if first_chunk * CHUNK < num_samples:
                 sums[task] += strand

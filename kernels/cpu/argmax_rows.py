@@ -15,10 +15,18 @@ import numpy as np
 
 from ..bits import fma, select
 from ._jit import jitable, kernel
-from .accumulate import MAXIMUM, VALUE, VJP, expected
-from .argmax import TILE, coordinate, race_weight, winners
-from .perturb import consecutive, is_race, noise_words, quantile_at, scores
-from .simd import LANES, broadcast, store
+from ..codes import MAXIMUM, VALUE, VJP
+from .accumulate import expected
+from .argmax import TILE, race_weight, winners
+from .perturb import (
+    coordinate,
+    is_race,
+    noise_words,
+    quantile_at,
+    refine_words,
+    scores,
+)
+from .simd import LANES, broadcast, load, store
 
 MAX_SAMPLES = 8
 _BLOCK = 16  # coordinates transposed at a time
@@ -70,7 +78,8 @@ def sum_scores(family, d, weights, samples, first_sample, lanes, key, squares, t
     for q in range((d + 3) // 4):
         for m in range(samples):
             w = noise_words(q, first_sample + m, lanes, key)
-            s = scores(family, weights, w, d - 4 * q, q, first_sample + m, lanes, key)
+            v = refine_words(weights, w, q, first_sample + m, lanes, key)
+            s = scores(family, weights, w, v, d - 4 * q)
             c = coordinate(weights, m)
             for r in range(4):
                 x = c * s[r]
@@ -98,10 +107,11 @@ def transpose_back(result, sums):
 
 @kernel
 def run(
-    block_begin, block_end, operation, squares, theta, epsilon, family, key,
-    num_samples, first_sample, first_row, direction, mean, decided, counts, sums,
+    block_begin, block_end, operation, squares, theta, epsilons, family, key,
+    num_samples, first_sample, row_ids, direction, mean, decided, counts, sums,
 ):  # fmt: skip
-    """Blocks ``block_begin .. block_end - 1`` of 32 rows; arguments as in ``argmax.run``."""
+    """Blocks ``block_begin .. block_end - 1`` of 32 rows; arguments as in ``argmax.run``, but
+    ``row_ids`` and ``epsilons`` are long enough to load whole blocks."""
     d = theta.shape[1]
     quads = (d + 3) // 4
     a = np.empty((4 * quads, LANES), theta.dtype)
@@ -110,19 +120,18 @@ def run(
     weights = np.zeros((MAX_SAMPLES, LANES), theta.dtype)
     terms = np.empty((8 * MAX_SAMPLES, LANES), theta.dtype)
     result = np.empty((sums.shape[1], d if operation == VJP else 0, LANES), theta.dtype)
-    kept = np.empty(0, theta.dtype)
     known = operation == VJP and decided.size > 0
     for block in range(block_begin, block_end):
         begin = block * LANES
         rows = min(LANES, theta.shape[0] - begin)
-        lanes = consecutive(first_row + begin)
+        lanes, epsilon = load(row_ids, begin), load(epsilons, begin)
         if known:
             won[:num_samples, :rows] = decided[begin : begin + rows].T
         else:
             transpose_scores(theta[begin : begin + rows], epsilon, family, a, plan[2])
         for m in range(0 if known else num_samples):
             sample = np.uint64(first_sample + m)
-            winner = winners(plan, d, epsilon, family, sample, lanes, key, kept, 0)
+            winner = winners(plan, d, epsilon, family, sample, lanes, key)
             store(won, m * LANES, winner)
             if operation == MAXIMUM:
                 z = quantile_at(family, theta, winner, sample, lanes, key)
@@ -140,7 +149,7 @@ def run(
                     decided[b, m] = i
                 counts[b, i] += 1
                 if operation == MAXIMUM:
-                    x = np.float64(fma(epsilon, weights[m, lane], theta[b, i]))
+                    x = np.float64(fma(epsilons[b], weights[m, lane], theta[b, i]))
                     sums[b, 0, 0] += x
                     sums[b, 1, 0] += x * x
         if operation == VJP:

@@ -1,17 +1,35 @@
-"""Launch the CPU kernels: allocate, split into tasks, map over threads, add up the strands."""
+"""Launch the CPU kernels: choose one, allocate, split into tasks, map over threads, add up."""
 
 from __future__ import annotations
 
+import functools as ft
+import importlib
 from typing import NamedTuple
 
 import numpy as np
 
-from . import argmax, argmax_rows
-from .accumulate import CHUNK, JACOBIAN, JVP, MAXIMUM, STRANDS, VALUE, VJP
+from ..codes import (
+    ADDITIVE,
+    ANTITHETIC,
+    INDEPENDENT,
+    JACOBIAN,
+    JVP,
+    MAXIMUM,
+    MOMENTS,
+    MULTIPLICATIVE,
+    RACE,
+    SCORE,
+    VALUE,
+    VJP,
+    Draws,
+    Problem,
+)
+from ..noise import GUMBEL
+from . import argmax, argmax_rows, fused
+from .accumulate import CHUNK, STRANDS
 from .simd import LANES
 from .threads import get_num_threads, run_tasks
 
-_NS_PER_COORDINATE = 1.0
 _STRAND_BYTES = 1 << 26  # bound on the partial sums of rows that are split over threads
 
 
@@ -19,97 +37,213 @@ class Sums(NamedTuple):
     """What a launch accumulated, row by row."""
 
     counts: np.ndarray
-    """(rows, d) int64: how often each coordinate won; zero for ``vjp``, which has no use for it."""
-    total: np.ndarray
-    """(rows, k) float64: the operation's sum."""
-    total_of_squares: np.ndarray
-    """(rows, k) float64: the sum of its squared terms, where asked for or free."""
+    """(rows, 1 or 2, d) int64: ``sum y`` and, where asked for, ``sum y^2``; zero for a VJP."""
+    totals: np.ndarray
+    """(rows, slots, size) float64: the operation's sums, see ``fused.py``."""
 
 
-def perturbed_argmax(
+def launch(
+    problem: Problem,
     theta: np.ndarray,
-    *,
-    epsilon: float,
-    family: int,
-    seed: tuple[int, int],
-    num_samples: int,
+    epsilon: np.ndarray,
+    draws: Draws,
     operation: int = VALUE,
+    *,
     direction: np.ndarray | None = None,
     mean: np.ndarray | None = None,
-    decided: np.ndarray | None = None,
+    memo: np.ndarray | None = None,
+    solutions: np.ndarray | None = None,
     squares: bool = False,
-    sample_offset: int = 0,
-    row_offset: int = 0,
+    weighting: int = SCORE,
 ) -> Sums:
-    """One launch of ``kernels/cpu/argmax.py``; its docstring defines what each operation sums.
+    """One launch of ``argmax.py``, ``argmax_rows.py`` or ``fused.py``, whose docstrings define it.
 
-    ``theta``, ``direction`` and ``mean`` are (rows, d), float32 or float64, all of one dtype.
-    ``decided``, (rows, num_samples) int32, is where ``VALUE`` leaves the winner of every sample;
-    a ``VJP`` of the same samples that is given it need not decide again.
-
-    ``sample_offset`` and ``row_offset`` shift the noise's coordinates, so a call can be split by
-    samples or by rows: integer results add up exactly.
+    ``theta``, ``direction`` and ``mean`` are (rows, d), float32 or float64, all of one dtype, and
+    ``epsilon`` is (rows, 1) or (rows, d), positive. ``memo``, made by ``new_memo``, is where VALUE
+    and MAXIMUM leave what was decided; a VJP of the same samples that is given it need not decide
+    again. ``solutions``, (rows, num_samples, d) int32, receives every solution.
     """
-    rows, d = theta.shape
-    size = _total_size(operation, d)
-    slots = 2 if squares or operation in (MAXIMUM, JVP) else 1
-    parts = _parts(rows, num_samples, (slots * size + d) * 8)
-    by_rows = _lanes_are_rows(rows, num_samples, operation)
-    num_tasks = -(-rows // LANES) if by_rows else rows * parts
-    counts = np.zeros((rows * parts, d), np.int64)
-    sums = np.zeros((rows * parts, slots, size), np.float64)
     theta = _compiled_layout(theta)
     empty = np.empty((0, 0), theta.dtype)
-    direction = empty if direction is None else _compiled_layout(direction)
-    mean = empty if mean is None else _compiled_layout(mean)
-    decided = np.empty((0, 0), np.int32) if decided is None else decided
-    key = np.uint64(seed[0]), np.uint64(seed[1])
-    scale = theta.dtype.type(epsilon)
+    call = _Call(
+        theta=theta,
+        epsilon=np.asarray(epsilon, theta.dtype),
+        draws=draws,
+        key=(np.uint64(draws.seed[0]), np.uint64(draws.seed[1])),
+        row_ids=_row_ids(draws, len(theta)),
+        operation=operation,
+        squares=squares,
+        direction=empty if direction is None else _compiled_layout(direction),
+        mean=empty if mean is None else _compiled_layout(mean),
+        memo=memo,
+    )
+    if weighting == SCORE and solutions is None and is_plain(problem, epsilon, draws, operation):
+        return _plain_argmax(call)
+    return _fused(problem, call, weighting, solutions)
 
-    operands = operation, squares, theta, scale, family, key
-    where = num_samples, sample_offset, row_offset, direction, mean, decided, counts, sums
+
+class _Call(NamedTuple):
+    """What both kinds of kernels are given."""
+
+    theta: np.ndarray
+    epsilon: np.ndarray
+    draws: Draws
+    key: tuple[np.uint64, np.uint64]
+    row_ids: np.ndarray
+    operation: int
+    squares: bool
+    direction: np.ndarray
+    mean: np.ndarray
+    memo: np.ndarray | None
+
+    def parts(self, slots: int, size: int) -> int:
+        """Strands a row is split into: all where rows alone cannot keep the threads busy."""
+        rows, d = self.theta.shape
+        threads = get_num_threads()
+        pays = threads > 1 and rows < 2 * threads and self.draws.num_samples > CHUNK
+        fits = rows * STRANDS * (slots * size + d) * 8 <= _STRAND_BYTES
+        return STRANDS if pays and fits else 1
+
+
+def is_plain(problem: Problem, epsilon: np.ndarray, draws: Draws, operation: int) -> bool:
+    """Whether ``argmax.py`` can do it: what training with independent samples calls."""
+    return (
+        problem.oracle == "argmax"
+        and operation in (VALUE, MAXIMUM, VJP)
+        and draws.design == INDEPENDENT
+        and not draws.multiplicative
+        and epsilon.shape[1] == 1
+    )
+
+
+def new_memo(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws):
+    """Room for what every sample decided; None where solutions have no short form."""
+    rows, d = theta.shape
+    if is_plain(problem, epsilon, draws, VJP):
+        return np.empty((rows, draws.num_samples), np.int32)
+    words = _module(problem).memo_words(d, theta.dtype)
+    if words == 0:
+        return None
+    few = draws.num_samples <= fused.MAX_FEW
+    groups = -(-rows // LANES) * draws.num_samples if few else rows * -(-draws.num_samples // LANES)
+    return np.empty((groups, words, LANES), np.int32)
+
+
+# ------------------------------------------------------------------------------ the plain argmax
+
+
+def _plain_argmax(call: _Call) -> Sums:
+    rows, d = call.theta.shape
+    num_samples, operation = call.draws.num_samples, call.operation
+    slots = 2 if call.squares or operation == MAXIMUM else 1
+    size = {VALUE: 0, MAXIMUM: 1, VJP: d}[operation]
+    parts = call.parts(slots, size)
+    by_rows = num_samples <= argmax_rows.MAX_SAMPLES and -(-rows // LANES) * num_samples < rows
+    counts = np.zeros((rows * parts, d), np.int64)
+    sums = np.zeros((rows * parts, slots, size), np.float64)
+    decided = np.empty((0, 0), np.int32) if call.memo is None else call.memo
+    epsilons = np.ones(rows + LANES, call.theta.dtype)
+    epsilons[:rows] = call.epsilon[:, 0]
+    operands = (
+        operation, call.squares, call.theta, epsilons, call.draws.family, call.key, num_samples,
+        call.draws.sample_offset, call.row_ids, call.direction, call.mean, decided, counts, sums,
+    )  # fmt: skip
     if by_rows:
+        num_tasks = -(-rows // LANES)
 
         def tasks(begin: int, end: int) -> None:
-            argmax_rows.run(begin, end, *operands, *where)
+            argmax_rows.run(begin, end, *operands)
 
     else:
+        num_tasks = rows * parts
 
         def tasks(begin: int, end: int) -> None:
-            argmax.run(begin, end, parts, *operands, *where)
+            argmax.run(begin, end, parts, *operands)
 
-    run_tasks(tasks, num_tasks, _NS_PER_COORDINATE * rows * num_samples * d)
+    run_tasks(tasks, num_tasks, rows * num_samples * d)
+    return _joined(counts[:, None], sums, parts)
+
+
+# ------------------------------------------------------------------------------ every other solver
+
+
+@ft.cache
+def _oracle(name: str):
+    """The file of a solver, imported (not yet compiled) on first use."""
+    name = "argmax_dense" if name == "argmax" else name
+    return importlib.import_module(f".{name}", __package__)
+
+
+def _module(problem: Problem):
+    return _oracle(problem.oracle)
+
+
+def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray | None) -> Sums:
+    rows, d = call.theta.shape
+    draws, operation = call.draws, call.operation
+    slots = 1
+    if operation in (MAXIMUM, MOMENTS):
+        slots = 2
+    elif call.squares and operation != VALUE:
+        slots = 2 if operation == VJP else 3
+    size = {VALUE: 0, MAXIMUM: 1, VJP: d, JVP: d + 1, JACOBIAN: (d + 1) * d, MOMENTS: d}[operation]
+    few = draws.num_samples <= fused.MAX_FEW and operation in (VALUE, MAXIMUM, VJP)
+    few = few and solutions is None
+    parts = 1 if few else call.parts(slots, size)
+    kinds = 2 if call.squares and operation == VALUE else 1
+    counts = np.zeros((rows * parts, kinds, d), np.int64)
+    sums = np.zeros((rows * parts, slots, size), np.float64)
+    scale = call.epsilon
+    if problem.minimises and not draws.multiplicative:
+        scale = -scale
+    pull = 1 / (draws.num_samples - 2) if draws.design == ANTITHETIC and draws.num_samples > 2 else 0
+    operands = (
+        operation, (draws.family, _kind(problem, call), draws.design, weighting), call.key,
+        np.empty((0, 0), np.uint32) if draws.directions is None else draws.directions,
+        call.theta, _compiled_layout(scale), call.row_ids, draws.num_samples, draws.sample_offset,
+        call.direction, call.mean, call.theta.dtype.type(pull), np.array(problem.options, np.int64),
+        np.empty((0, 0), np.int64) if problem.places is None else problem.places,
+        np.empty((0, 0, 0), np.int32) if call.memo is None else call.memo,
+        np.empty((0, 0, 0), np.int32) if solutions is None else solutions,
+        counts, sums,
+    )  # fmt: skip
+    oracle = _module(problem)
+
+    def tasks(begin: int, end: int) -> None:
+        oracle.run(few, begin, end, parts, *operands)
+
+    num_tasks = -(-rows // LANES) if few else rows * parts
+    run_tasks(tasks, num_tasks, oracle.NS_PER_COORDINATE * rows * draws.num_samples * d)
+    return _joined(counts, sums, parts)
+
+
+def _kind(problem: Problem, call: _Call) -> int:
+    if call.draws.multiplicative:
+        return MULTIPLICATIVE
+    race = problem.oracle == "argmax" and call.draws.family == GUMBEL
+    return RACE if race and call.epsilon.shape[1] == 1 and call.operation != MOMENTS else ADDITIVE
+
+
+# -------------------------------------------------------------------------------- small parts
+
+
+def _joined(counts: np.ndarray, sums: np.ndarray, parts: int) -> Sums:
+    """Strands added in index order: the same additions as when one task runs all of them."""
     if parts > 1:
-        counts = counts.reshape(rows, parts, d).sum(1)
-        sums = _add_in_order(sums.reshape(rows, parts, slots, size))
-    return Sums(counts, sums[:, 0], sums[:, slots - 1])
+        rows = len(counts) // parts
+        counts = counts.reshape(rows, parts, *counts.shape[1:]).sum(1)
+        strands = sums.reshape(rows, parts, *sums.shape[1:])
+        sums = np.zeros_like(strands[:, 0])
+        for k in range(parts):
+            sums += strands[:, k]
+    return Sums(counts, sums)
 
 
-def _total_size(operation: int, d: int) -> int:
-    sizes = {VALUE: 0, MAXIMUM: 1, VJP: d, JVP: d}
-    return d * d if operation == JACOBIAN else sizes[operation]
-
-
-def _parts(rows: int, num_samples: int, bytes_per_part: int) -> int:
-    """Strands a row is split into: all where rows alone cannot keep the threads busy, else one."""
-    threads = get_num_threads()
-    split_pays = threads > 1 and rows < 2 * threads and num_samples > CHUNK
-    fits = rows * STRANDS * bytes_per_part <= _STRAND_BYTES
-    return STRANDS if split_pays and fits else 1
-
-
-def _lanes_are_rows(rows: int, num_samples: int, operation: int) -> bool:
-    """Whether ``argmax_rows`` fills more lanes: few samples, many rows. Same results."""
-    supported = operation in (VALUE, MAXIMUM, VJP) and num_samples <= argmax_rows.MAX_SAMPLES
-    return supported and -(-rows // LANES) * num_samples < rows
-
-
-def _add_in_order(strands: np.ndarray) -> np.ndarray:
-    """Sum over axis 1 in index order: the same additions as when one task runs all strands."""
-    total = np.zeros_like(strands[:, 0])
-    for k in range(strands.shape[1]):
-        total += strands[:, k]
-    return total
+def _row_ids(draws: Draws, rows: int) -> np.ndarray:
+    """An identity a row, long enough to load whole blocks of lanes."""
+    row_ids = np.zeros(rows + LANES, np.uint64)
+    row_ids[:rows] = np.arange(rows) if draws.row_ids is None else draws.row_ids
+    return row_ids
 
 
 class _Writable:

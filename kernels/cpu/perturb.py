@@ -2,10 +2,11 @@
 
 Of Philox's counter ``(quad, sample, row, stream)`` the sample varies from lane to lane where lanes
 are samples, the row where lanes are rows; the rest is a scalar. Every function returns four
-vectors, one a coordinate; ``like`` (any array of the row's dtype) only gives the precision. Of a
-row's last quad, ``live`` coordinates exist: where at most two do, the others repeat them and are
-dropped or masked by the caller. The branches on ``family`` and ``live`` are the same for all lanes
-and cost nothing.
+vectors, one a coordinate; ``like`` (any array of the row's dtype) only gives the precision. ``w``
+are the words that order the noise, ``v`` those that refine it in float64. Of a row's last quad,
+``live`` coordinates exist: where at most two do, the others repeat them and are dropped or masked
+by the caller. The branches on ``family``, ``design`` and ``live`` are the same for all lanes and
+cost nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from numba import types
 from numba.extending import overload
 
 from .. import noise32, noise64
-from ..bits import select, uint32, uint64
+from ..bits import fma, select, uint32, uint64
 from ..noise import GUMBEL, NORMAL
-from ..philox import STREAM_NOISE, STREAM_REFINE, philox4x32
-from ._jit import jitable
-from .simd import lane_indices
+from ..philox import STREAM_NOISE, STREAM_REFINE, STREAM_SHIFT, philox4x32
+from ..codes import ANTITHETIC, INDEPENDENT, MULTIPLICATIVE, RACE, SCALE_SCORE
+from ._jit import jitable, kernel
+from .simd import LANES, broadcast, lane_indices, load, store
 
 
 @jitable
@@ -37,74 +39,146 @@ def words(stream, quads, samples, rows, key):
 
 @jitable
 def noise_words(quads, samples, rows, key):
-    """The words whose order is the order of the noise (float64 refines them, see ``_pairs``)."""
+    """The words whose order is the order of the noise."""
     return words(STREAM_NOISE, quads, samples, rows, key)
 
 
-@jitable
-def _pairs(function, w, live, quads, samples, rows, key):
-    v = words(STREAM_REFINE, quads, samples, rows, key)
-    z0, z1 = function(w[0], v[0]), function(w[1], v[1])
-    if live > 2:
-        return z0, z1, function(w[2], v[2]), function(w[3], v[3])
-    return z0, z1, z0, z1
-
-
-@jitable
-def _singles(function, w, live):
-    z0, z1 = function(w[0]), function(w[1])
-    if live > 2:
-        return z0, z1, function(w[2]), function(w[3])
-    return z0, z1, z0, z1
-
-
-def _define(function, normal, gumbel, logistic):
-    """Give ``function(family, like, w, ...)`` its three formulas in each precision."""
-    n32, g32, l32 = (getattr(noise32, name) for name in (normal, gumbel, logistic))
-    n64, g64, l64 = (getattr(noise64, name) for name in (normal, gumbel, logistic))
-
-    def single_precision(family, like, w, live, quads, samples, rows, key):
-        if family == NORMAL:
-            return _singles(n32, w, live)
-        if family == GUMBEL:
-            return _singles(g32, w, live)
-        return _singles(l32, w, live)
-
-    def double_precision(family, like, w, live, quads, samples, rows, key):
-        if family == NORMAL:
-            return _pairs(n64, w, live, quads, samples, rows, key)
-        if family == GUMBEL:
-            return _pairs(g64, w, live, quads, samples, rows, key)
-        return _pairs(l64, w, live, quads, samples, rows, key)
-
-    @overload(function, jit_options={"forceinline": True})
-    def _(family, like, w, live, quads, samples, rows, key):
-        return single_precision if like.dtype == types.float32 else double_precision
-
-
-def decision_noise(family, like, w, live, quads, samples, rows, key):
-    """What a decision is made on: ``z``, or for Gumbel noise the exponential ``E = exp(-z)``."""
+def refine_words(like, w, quads, samples, rows, key):
+    """The second words of float64 noise; float32 has no use for any and gets ``w``."""
     raise NotImplementedError("compiled code only")
 
 
-def scores(family, like, w, live, quads, samples, rows, key):
+@overload(refine_words, jit_options={"forceinline": True})
+def _(like, w, quads, samples, rows, key):
+    if like.dtype == types.float32:
+        return lambda like, w, quads, samples, rows, key: w
+    return lambda like, w, quads, samples, rows, key: words(
+        STREAM_REFINE, quads, samples, rows, key
+    )
+
+
+# --------------------------------------------------------------------------------- sample designs
+
+
+@jitable
+def flip(w, bits):
+    """Exclusive-or of four words with four others."""
+    return w[0] ^ bits[0], w[1] ^ bits[1], w[2] ^ bits[2], w[3] ^ bits[3]
+
+
+@jitable
+def sobol(directions, i, samples):
+    """Coordinate ``i`` of the Sobol' points ``samples``, as a word: an xor of direction numbers."""
+    point = uint32(samples)
+    word = broadcast(np.uint32(0))
+    for j in range(directions.shape[1]):
+        is_set = (point & np.uint32(1)) != np.uint32(0)
+        word = select(is_set, word ^ directions[i, j], word)
+        point = point >> np.uint32(1)
+    return word
+
+
+@jitable
+def designed_words(design, directions, quads, samples, rows, key):
+    """As ``noise_words``, for samples of any design (see ``codes.py``)."""
+    if design == INDEPENDENT:
+        return noise_words(quads, samples, rows, key)
+    if design == ANTITHETIC:
+        w = noise_words(quads, samples >> np.uint64(1), rows, key)
+        mirrored = select(
+            (samples & np.uint64(1)) == np.uint64(1), np.uint32(0xFFFFFFFF), broadcast(np.uint32(0))
+        )
+        return flip(w, (mirrored, mirrored, mirrored, mirrored))
+    i = 4 * quads
+    x = (
+        sobol(directions, i, samples),
+        sobol(directions, i + 1, samples),
+        sobol(directions, i + 2, samples),
+        sobol(directions, i + 3, samples),
+    )
+    return flip(x, words(STREAM_SHIFT, quads, np.uint64(0), rows, key))
+
+
+@jitable
+def designed_refinement(design, like, w, quads, samples, rows, key):
+    """As ``refine_words``, for samples of any design."""
+    if design == ANTITHETIC:
+        v = refine_words(like, w, quads, samples >> np.uint64(1), rows, key)
+        mirrored = select(
+            (samples & np.uint64(1)) == np.uint64(1), np.uint32(0xFFFFFFFF), broadcast(np.uint32(0))
+        )
+        return flip(v, (mirrored, mirrored, mirrored, mirrored))
+    return refine_words(like, w, quads, samples, rows, key)
+
+
+# --------------------------------------------------------------------------------------- formulas
+
+
+def _define(function, normal, gumbel, logistic):
+    """Give ``function(family, like, w, v, live)`` its three formulas in each precision."""
+    n32, g32, l32 = (getattr(noise32, name) for name in (normal, gumbel, logistic))
+    n64, g64, l64 = (getattr(noise64, name) for name in (normal, gumbel, logistic))
+
+    @jitable
+    def four(formula, w, live):
+        z0, z1 = formula(w[0]), formula(w[1])
+        if live > 2:
+            return z0, z1, formula(w[2]), formula(w[3])
+        return z0, z1, z0, z1
+
+    @jitable
+    def four_pairs(formula, w, v, live):
+        z0, z1 = formula(w[0], v[0]), formula(w[1], v[1])
+        if live > 2:
+            return z0, z1, formula(w[2], v[2]), formula(w[3], v[3])
+        return z0, z1, z0, z1
+
+    def single_precision(family, like, w, v, live):
+        if family == NORMAL:
+            return four(n32, w, live)
+        return four(g32, w, live) if family == GUMBEL else four(l32, w, live)
+
+    def double_precision(family, like, w, v, live):
+        if family == NORMAL:
+            return four_pairs(n64, w, v, live)
+        if family == GUMBEL:
+            return four_pairs(g64, w, v, live)
+        return four_pairs(l64, w, v, live)
+
+    @overload(function, jit_options={"forceinline": True})
+    def _(family, like, w, v, live):
+        return single_precision if like.dtype == types.float32 else double_precision
+
+
+def quantiles(family, like, w, v, live):
+    """``z``, the noise."""
+    raise NotImplementedError("compiled code only")
+
+
+def decision_noise(family, like, w, v, live):
+    """What an argmax is decided on: ``z``, or for Gumbel noise ``E = exp(-z)``, the race."""
+    raise NotImplementedError("compiled code only")
+
+
+def scores(family, like, w, v, live):
     """``s(z)``, the weights of the derivative estimators."""
     raise NotImplementedError("compiled code only")
 
 
+_define(quantiles, "normal", "gumbel", "logistic")
 _define(decision_noise, "normal", "exponential", "logistic")
 _define(scores, "normal", "gumbel_score", "logistic_score")
 
 
 @jitable
-def scores_beside(family, decided, like, w, live, quads, samples, rows, key):
-    """``scores`` where ``decided = decision_noise(...)`` is at hand: no second logarithm."""
+def scores_beside(family, decided, like, w, v, live):
+    """``scores`` where ``decision_noise(...)`` is at hand: no second logarithm."""
     if family == NORMAL:
         return decided
     if family == GUMBEL:
         one = like.dtype.type(1.0)
         return one - decided[0], one - decided[1], one - decided[2], one - decided[3]
-    return scores(family, like, w, live, quads, samples, rows, key)
+    return scores(family, like, w, v, live)
 
 
 @jitable
@@ -114,32 +188,112 @@ def _pick(w, place):
     return select((place & np.int32(1)) == np.int32(0), even, odd)
 
 
+@jitable
 def quantile_at(family, like, coordinates, samples, rows, key):
     """The noise ``z`` of one coordinate a lane: ``coordinates`` is a vector of int32."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(quantile_at, jit_options={"forceinline": True})
-def _(family, like, coordinates, samples, rows, key):
-    def single_precision(family, like, coordinates, samples, rows, key):
-        quads, place = coordinates >> np.int32(2), coordinates & np.int32(3)
-        w = _pick(noise_words(quads, samples, rows, key), place)
-        if family == NORMAL:
-            return noise32.normal(w)
-        return noise32.gumbel(w) if family == GUMBEL else noise32.logistic(w)
-
-    def double_precision(family, like, coordinates, samples, rows, key):
-        quads, place = coordinates >> np.int32(2), coordinates & np.int32(3)
-        w = _pick(noise_words(quads, samples, rows, key), place)
-        v = _pick(words(STREAM_REFINE, quads, samples, rows, key), place)
-        if family == NORMAL:
-            return noise64.normal(w, v)
-        return noise64.gumbel(w, v) if family == GUMBEL else noise64.logistic(w, v)
-
-    return single_precision if like.dtype == types.float32 else double_precision
+    quads, place = coordinates >> np.int32(2), coordinates & np.int32(3)
+    w = noise_words(quads, samples, rows, key)
+    v = _pick(refine_words(like, w, quads, samples, rows, key), place)
+    w = _pick(w, place)
+    return quantiles(family, like, (w, w, w, w), (v, v, v, v), 2)[0]
 
 
 @jitable
 def is_race(family):
     """Whether decisions minimise ``E exp(-theta / eps)``, not maximise ``theta + eps z``."""
     return family == GUMBEL
+
+
+# ------------------------------------------------------------------------- a block of thirty-two
+
+
+def coordinate(a, i):
+    """Entry ``i``: one for all lanes of a row's array, or a lane each of a (size, 32) array."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(coordinate, jit_options={"forceinline": True})
+def _(a, i):
+    if a.ndim == 1:
+        return lambda a, i: a[i]
+    return lambda a, i: load(a, i * LANES)
+
+
+def lanes_of(theta, samples, rows, at):
+    """Samples and rows of lanes ``at ..``: consecutive samples of one row, or anything."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(lanes_of, jit_options={"forceinline": True})
+def _(theta, samples, rows, at):
+    if theta.ndim == 1:
+        return lambda theta, samples, rows, at: (consecutive(samples[0] + uint64(at)), rows[0])
+    return lambda theta, samples, rows, at: (load(samples, at), load(rows, at))
+
+
+def growth(like, x):
+    """exp(x) for x of either sign, in the precision of ``like``."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(growth, jit_options={"forceinline": True})
+def _(like, x):
+    exp = noise32.exp if like.dtype == types.float32 else noise64.exp
+
+    def of_either_sign(like, x):
+        zero, one = like.dtype.type(0.0), like.dtype.type(1.0)
+        e = exp(select(x < zero, -x, x))
+        return select(x < zero, one / e, e)
+
+    return of_either_sign
+
+
+@jitable
+def perturbed(kind, theta, x, scale, z):
+    """What the solver sees of a coordinate with score ``x`` and noise ``z`` (see ``codes.py``)."""
+    if kind == RACE:
+        return z * x
+    if kind == MULTIPLICATIVE:
+        half = theta.dtype.type(0.5)
+        return x * growth(theta, fma(scale, z, -half * scale * scale))
+    return fma(z, scale, x)
+
+
+@kernel
+def fill(draw, key, directions, samples, rows, theta, scale, d, count, p, s, z):
+    """Perturbed scores ``p`` of ``count`` problems, and their scores ``s`` and noise ``z``.
+
+    ``theta`` and ``scale`` hold whole quads: of one row, whose samples follow ``samples[0]``, or of
+    a row a lane, (size, 32). ``p``, ``s`` and ``z`` are (size, count rounded up); ``s`` and ``z``
+    are skipped where they have no room.
+    """
+    family, kind, design, weighting = draw
+    one = theta.dtype.type(1.0)
+    stride = p.shape[1]
+    for at in range(0, count, LANES):
+        sample, row = lanes_of(theta, samples, rows, at)
+        for q in range(p.shape[0] // 4):
+            w = designed_words(design, directions, q, sample, row, key)
+            v = designed_refinement(design, p, w, q, sample, row, key)
+            if kind == RACE:
+                noise = decision_noise(family, p, w, v, d - 4 * q)
+            else:
+                noise = quantiles(family, p, w, v, d - 4 * q)
+            if s.size > 0:
+                if family == NORMAL or kind == RACE:
+                    score = scores_beside(family, noise, p, w, v, d - 4 * q)
+                else:
+                    score = scores(family, p, w, v, d - 4 * q)
+            for r in range(4):
+                i = 4 * q + r
+                x, e = coordinate(theta, i), coordinate(scale, i)
+                store(p, i * stride + at, perturbed(kind, theta, x, e, noise[r]))
+                if s.size > 0:
+                    c = score[r]
+                    if weighting == SCALE_SCORE:
+                        c = fma(c, noise[r], -one)
+                        if kind == MULTIPLICATIVE:
+                            c = c - e * score[r]
+                    store(s, i * stride + at, c)
+                if z.size > 0:
+                    store(z, i * stride + at, noise[r])

@@ -1,0 +1,62 @@
+"""How a launch is told what to do: small integers and two records, shared by every backend."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+VALUE, MAXIMUM, VJP, JVP, JACOBIAN, MOMENTS = range(6)
+"""Operations: what is accumulated. Each kernel's docstring gives the sums."""
+
+ADDITIVE, RACE, MULTIPLICATIVE = range(3)
+"""How noise meets scores, ``p`` being what the solver sees:
+
+    ADDITIVE        p = theta + eps z
+    RACE            p = -E exp((max theta - theta) / eps), in the order of theta + eps z (Gumbel)
+    MULTIPLICATIVE  p = theta exp(eps z - eps^2 / 2)
+"""
+
+INDEPENDENT, ANTITHETIC, SOBOL = range(3)
+"""Designs of the samples of a row:
+
+    INDEPENDENT  every sample reads words of its own
+    ANTITHETIC   samples 2 j and 2 j + 1 read the words of sample j, the second complemented
+    SOBOL        sample j reads point j of a Sobol' sequence, its digits shifted at random; every
+                 row has its own shift, so a row is one randomisation
+"""
+
+SCORE, SCALE_SCORE = range(2)
+"""What derivatives weigh solutions by: ``s(z)``, for theta, or for eps ``s(z) z - 1`` (additive)
+and ``s(z) z - 1 - eps s(z)`` (multiplicative); see ``kernels/cpu/perturb.py``."""
+
+
+class Problem(NamedTuple):
+    """A solver and its parameters, for rows of ``d`` coordinates."""
+
+    oracle: str = "argmax"
+    """The file of ``kernels/cpu`` that solves it: "argmax", "topk", "ranks" or "grid_path"."""
+    options: tuple[int, ...] = ()
+    """The solver's integers, the same for every row."""
+    places: np.ndarray | None = None
+    """The solver's integers of every row, (rows, n) int64."""
+    minimises: bool = False
+    """Whether scores are costs: samples then see ``theta - eps z``."""
+    homogeneous: bool = True
+    """Whether scaling what a sample sees by a positive number changes no solution."""
+
+
+class Draws(NamedTuple):
+    """Which noise: everything but the scores and their temperature."""
+
+    family: int
+    seed: tuple[int, int]
+    num_samples: int
+    design: int = INDEPENDENT
+    multiplicative: bool = False
+    directions: np.ndarray | None = None
+    """Direction numbers of Sobol' points, (whole quads, digits) uint32."""
+    row_ids: np.ndarray | None = None
+    """What each row is called in the noise contract; 0, 1, ... by default."""
+    sample_offset: int = 0
+    """The first sample; a call can be split by samples, integer results add up exactly."""
