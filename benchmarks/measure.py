@@ -112,5 +112,3 @@ def interleaved(calls: list[Calls], rounds: int) -> list[Round]:
     while len(done) < 2 * rounds and sum(r.foreign_cpus < QUIET_CPUS for r in done) < rounds:
         done.append(_round(calls, len(done) + 1))
     return sorted(done, key=lambda r: r.foreign_cpus)[:rounds]
-
-

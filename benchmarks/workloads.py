@@ -90,7 +90,10 @@ SIZES = {
         "medium": Size(128, (100,), 1000, rounds=3),
         "large": Size(16, (1000,), 200, rounds=5),
     },
-    "topk": {"medium": Size(128, (1000,), 200, rounds=5, k=10)},
+    "topk": {
+        "small": Size(128, (100,), 200, rounds=11, k=10),
+        "medium": Size(128, (1000,), 200, rounds=5, k=10),
+    },
     "paths": {
         "small": Size(70, (12, 12), 1, rounds=7),
         "medium": Size(70, (12, 12), 100, rounds=3),

@@ -337,6 +337,8 @@ class Perturbed:
 
     def _sampler(self, whole: Sampler, num_samples: int) -> AnySampler:
         draws = whole.draws._replace(num_samples=num_samples)
+        if draws.design == ANTITHETIC and num_samples == 1:
+            draws = draws._replace(design=INDEPENDENT)  # the same sample, without a pair
         if draws.design != SOBOL:
             return whole._replace(draws=draws)
         from .kernels import sobol

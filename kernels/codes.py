@@ -21,7 +21,8 @@ INDEPENDENT, ANTITHETIC, SOBOL = range(3)
 """Designs of the samples of a row:
 
     INDEPENDENT  every sample reads words of its own
-    ANTITHETIC   samples 2 j and 2 j + 1 read the words of sample j, the second complemented
+    ANTITHETIC   samples 2 j and 2 j + 1, of an even number, read the words of sample j, the second
+                 complemented
     SOBOL        sample j reads point j of a Sobol' sequence, its digits shifted at random; every
                  row has its own shift, so a row is one randomisation
 """

@@ -1,33 +1,77 @@
 """Every kernel again in plain NumPy, unfused and readable: the definition the tests compare with.
 
 Decisions and integer counts of every backend equal these bit for bit; float sums follow the same
-fixed tree (see ``kernels/cpu/argmax.py``, Determinism), so they are equal too. Everything here
-materialises samples x rows x coordinates.
+fixed trees (see ``kernels/cpu/argmax.py`` and ``fused.py``, Determinism), so they are equal too.
+Everything here materialises samples x rows x coordinates.
 """
 
 from __future__ import annotations
 
 import functools as ft
+import heapq
 
 import numpy as np
 
 from . import noise32, noise64
 from .bits import fma
+from .codes import (
+    ADDITIVE,
+    ANTITHETIC,
+    JACOBIAN,
+    JVP,
+    MAXIMUM,
+    MOMENTS,
+    MULTIPLICATIVE,
+    RACE,
+    SCALE_SCORE,
+    SCORE,
+    SOBOL,
+    VALUE,
+    VJP,
+    Draws,
+    Problem,
+)
 from .noise import FAMILIES, GUMBEL, NORMAL
-from .philox import STREAM_NOISE, STREAM_REFINE, words
+from .philox import STREAM_NOISE, STREAM_REFINE, STREAM_SHIFT, words
 
 CHUNK = 256
 LANES = 32
 STRANDS = 16
+MAX_FEW = 8
 
 
-def noise_words(stream, num_samples, rows, d, seed, sample_offset=0, row_offset=0):
-    """The uniform words of the noise contract, (num_samples, rows, d) uint32."""
-    sample = sample_offset + np.arange(num_samples)[:, None, None]
-    row = row_offset + np.arange(rows)[None, :, None]
+# ------------------------------------------------------------------------------------------- noise
+
+
+def noise_words(stream, samples, row_ids, d, seed):
+    """The uniform words of the noise contract, (samples, rows, d) uint32."""
     quad = np.arange((d + 3) // 4)[None, None, :]
-    blocks = words(quad, sample, row, stream, seed)
-    return blocks.reshape(num_samples, rows, -1)[:, :, :d]
+    blocks = words(quad, samples[:, None, None], row_ids[None, :, None], stream, seed)
+    return blocks.reshape(len(samples), len(row_ids), -1)[:, :, :d]
+
+
+def sobol_words(directions, samples, d):
+    """Sobol' points as words, (samples, 1, d): the xor of a point's direction numbers."""
+    points = np.zeros((len(samples), 1, d), np.uint32)
+    for j in range(directions.shape[1]):
+        digit = (samples >> j & 1).astype(bool)
+        points[digit, 0] ^= directions[:d, j]
+    return points
+
+
+def designed_words(draws, row_ids, d):
+    """The words of every sample, high and low, for any design (``codes.py``)."""
+    samples = draws.sample_offset + np.arange(draws.num_samples)
+    low = noise_words(STREAM_REFINE, samples, row_ids, d, draws.seed)
+    if draws.design == ANTITHETIC:
+        mirrored = np.where(samples % 2 == 1, 0xFFFFFFFF, 0).astype(np.uint32)[:, None, None]
+        high = noise_words(STREAM_NOISE, samples // 2, row_ids, d, draws.seed)
+        low = noise_words(STREAM_REFINE, samples // 2, row_ids, d, draws.seed)
+        return high ^ mirrored, low ^ mirrored
+    if draws.design == SOBOL:
+        shift = noise_words(STREAM_SHIFT, np.zeros(1, np.int64), row_ids, d, draws.seed)
+        return sobol_words(draws.directions, samples, d) ^ shift, low
+    return noise_words(STREAM_NOISE, samples, row_ids, d, draws.seed), low
 
 
 def formulas(dtype):
@@ -38,13 +82,12 @@ def formulas(dtype):
 class Noise:
     """The noise of one call: ``z``, its scores, and the exponentials of the race."""
 
-    def __init__(self, family, dtype, num_samples, rows, d, seed, sample_offset=0, row_offset=0):
-        shape = num_samples, rows, d, seed, sample_offset, row_offset
-        self.family = family
+    def __init__(self, draws: Draws, rows: int, d: int, dtype):
+        self.family = draws.family
         self._formulas = formulas(dtype)
-        self._words = [noise_words(STREAM_NOISE, *shape)]
-        if dtype == np.float64:
-            self._words.append(noise_words(STREAM_REFINE, *shape))
+        row_ids = np.arange(rows) if draws.row_ids is None else np.asarray(draws.row_ids)
+        high, low = designed_words(draws, row_ids, d)
+        self._words = (high,) if dtype == np.float32 else (high, low)
 
     def _apply(self, name):
         return getattr(self._formulas, name)(*self._words)
@@ -66,48 +109,291 @@ class Noise:
         return FAMILIES[self.family].name
 
 
+# ----------------------------------------------------------------------------------------- solvers
+
+
 def race_weights(theta, epsilon):
     """``exp((max theta - theta) / eps)`` a row; 0 for +inf ("always"), +inf for -inf ("never")."""
     finite = np.where(np.isfinite(theta), theta, -np.inf)
     largest = finite.max(-1, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
-        gap = np.where(np.isfinite(theta), (largest - theta) / theta.dtype.type(epsilon), 0)
+        gap = np.where(np.isfinite(theta), (largest - theta) / epsilon.astype(theta.dtype), 0)
     weights = formulas(theta.dtype).exp(gap.astype(theta.dtype))
     weights = np.where(theta == -np.inf, np.inf, np.where(theta == np.inf, 0, weights))
     return weights.astype(theta.dtype)
 
 
-def argmax_winners(theta, epsilon, family, seed, num_samples, sample_offset=0, row_offset=0):
-    """The winner of every sample, (num_samples, rows); the lowest index wins a tie."""
-    noise_ = Noise(family, theta.dtype, num_samples, *theta.shape, seed, sample_offset, row_offset)
-    if family == GUMBEL:
-        return np.argmin(noise_.exponentials * race_weights(theta, epsilon), axis=-1)
-    return np.argmax(fma(theta.dtype.type(epsilon), noise_.z, theta), axis=-1)
+def argmax(p):
+    """One-hot of the largest score; the lowest index wins a tie."""
+    return np.eye(p.shape[-1], dtype=np.int64)[np.argmax(p, axis=-1)]
 
 
-def argmax_counts(theta, epsilon, family, seed, num_samples, **offsets):
-    """``sum_m y_m``, (rows, d) int64."""
-    winners = argmax_winners(theta, epsilon, family, seed, num_samples, **offsets)
-    return np.stack([np.bincount(w, minlength=theta.shape[1]) for w in winners.T])
+def ranks(p):
+    """Ascending, 1 .. d; of equal scores the lowest index gets the largest rank."""
+    order = np.argsort(p[..., ::-1], axis=-1, kind="stable")
+    position = np.empty_like(order)
+    np.put_along_axis(position, order, np.arange(p.shape[-1]), -1)
+    return position[..., ::-1] + 1
 
 
-def tree_sum(weights, scores):
-    """``sum_m weights_m scores_m`` over the fixed tree; (M,) or (M, d), and (M, d), give (d,)."""
-    weights = np.broadcast_to(weights if weights.ndim == 2 else weights[:, None], scores.shape)
-    total = np.zeros(scores.shape[1])
+def topk(p, k):
+    """Ones at the k largest; the lowest index wins a tie."""
+    return (ranks(p) > p.shape[-1] - k).astype(np.int64)
+
+
+def neighbours(cell, height, width, connectivity):
+    """A cell's neighbours in row-major order."""
+    row, column = divmod(cell, width)
+    for i, j in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
+        inside = 0 <= row + i < height and 0 <= column + j < width
+        if inside and (connectivity == 8 or 0 in (i, j)):
+            yield (row + i) * width + column + j
+
+
+def dijkstra(costs, source, connectivity):
+    """Distances from ``source`` on an (H, W) grid of vertex costs, both end cells counted."""
+    height, width = costs.shape
+    costs = costs.ravel()
+    distance = np.full(costs.shape, np.inf, costs.dtype)
+    distance[source] = costs[source]
+    heap = [(distance[source], source)]
+    while heap:
+        known, v = heapq.heappop(heap)
+        if known > distance[v]:
+            continue
+        for u in neighbours(v, height, width, connectivity):
+            through = known + costs[u]
+            if through < distance[u]:
+                distance[u] = through
+                heapq.heappush(heap, (through, u))
+    return distance
+
+
+def cheapest_path(costs, source, target, connectivity):
+    """0/1 indicators of the path that the tie rule of ``kernels/cpu/grid_path.py`` chooses."""
+    height, width = costs.shape
+    distance, flat = dijkstra(costs, source, connectivity), costs.ravel()
+    if not np.isfinite(distance[target]):
+        raise ValueError("no path of finite cost")
+
+    def explain(v):
+        near = neighbours(v, height, width, connectivity)
+        return [u for u in near if distance[u] + flat[v] == distance[v]]
+
+    def has_way_on(v):
+        return v == source or any(distance[u] < distance[v] for u in explain(v))
+
+    @ft.cache
+    def level(v):
+        """Steps through equal distances to the nearest cell that has a smaller one."""
+        frontier, seen, steps = [v], {v}, 0
+        while not any(map(has_way_on, frontier)):
+            frontier = list(dict.fromkeys(u for x in frontier for u in explain(x) if u not in seen))
+            seen.update(frontier)
+            steps += 1
+        return steps
+
+    path = np.zeros(flat.shape, np.int64)
+    v = target
+    path[v] = 1
+    while v != source:
+        if has_way_on(v):
+            v = next(u for u in explain(v) if distance[u] < distance[v])
+        else:
+            v = next(u for u in explain(v) if level(u) == level(v) - 1)
+        path[v] = 1
+    return path
+
+
+def grid_path(p, options, places):
+    """The cheapest path of every sample and row, costs clipped from below."""
+    height, width, connectivity, bits = options
+    least = p.dtype.type(np.int64(bits).view(np.float64))
+    solutions = np.empty(p.shape, np.int64)
+    for m, b in np.ndindex(p.shape[:2]):
+        costs = np.where(p[m, b] > least, p[m, b], least).reshape(height, width)
+        solutions[m, b] = cheapest_path(costs, *map(int, places[b]), connectivity)
+    return solutions
+
+
+# --------------------------------------------------------------------------------------- the pass
+
+
+class Pass:
+    """Perturb and solve: what every sample of a launch sees and decides.
+
+    ``p``, ``scores``, ``z`` and ``solutions`` are (num_samples, rows, d).
+    """
+
+    def __init__(self, problem: Problem, theta, epsilon, draws: Draws, weighting: int = SCORE):
+        self.problem, self.theta, self.draws = problem, theta, draws
+        self.epsilon = np.asarray(epsilon, theta.dtype)
+        self.noise = Noise(draws, *theta.shape, theta.dtype)
+        self.weighting = weighting
+
+    def kind(self, operation: int = VALUE) -> int:
+        if self.draws.multiplicative:
+            return MULTIPLICATIVE
+        race = self.problem.oracle == "argmax" and self.draws.family == GUMBEL
+        needs_z = operation == MOMENTS or self.weighting != SCORE
+        return RACE if race and self.epsilon.shape[1] == 1 and not needs_z else ADDITIVE
+
+    @property
+    def z(self):
+        return self.noise.z
+
+    def p(self, operation: int = VALUE):
+        """What the solver sees (``codes.py``)."""
+        theta, epsilon = self.theta, self.epsilon
+        if self.kind(operation) == RACE:
+            return self.noise.exponentials * -race_weights(theta, epsilon)
+        if self.kind(operation) == MULTIPLICATIVE:
+            half = theta.dtype.type(0.5)
+            x = fma(epsilon, self.z, -half * epsilon * epsilon)
+            e = formulas(theta.dtype).exp(np.abs(x))
+            return theta * np.where(x < 0, 1 / e, e)
+        return fma(self.z, -epsilon if self.problem.minimises else epsilon, theta)
+
+    @ft.cached_property
+    def scores(self):
+        s = self.noise.scores
+        if self.weighting == SCALE_SCORE:
+            s = fma(s, self.z, -np.ones_like(s))
+            if self.draws.multiplicative:
+                s = s - self.epsilon * self.noise.scores
+        return s
+
+    def solutions(self, operation: int = VALUE):
+        p = self.p(operation)
+        if self.problem.oracle == "argmax":
+            return argmax(p)
+        if self.problem.oracle == "ranks":
+            return ranks(p)
+        if self.problem.oracle == "topk":
+            return topk(p, *self.problem.options)
+        return grid_path(p, self.problem.options, self.problem.places)
+
+    # -------------------------------------------------------------------------------- accumulate
+
+    @property
+    def _paired(self):
+        return self.draws.design == ANTITHETIC
+
+    @property
+    def _pull(self):
+        m = self.draws.num_samples
+        return self.theta.dtype.type(1 / (m - 2) if self._paired and m > 2 else 0)
+
+    def _of_pair(self, x):
+        return x + mates(x) if self._paired else x
+
+    def _pulled(self, x):
+        return fma(self._pull, x + mates(x), x)
+
+    def counts(self, operation: int = VALUE):
+        """``sum y`` and ``sum y^2`` (of pairs' sums), (rows, 2, d) int64."""
+        y = self.solutions(operation)
+        return np.stack([y.sum(0), (self._of_pair(y) ** 2).sum(0)], axis=1)
+
+    def sums(self, operation: int, v=None, mean=None):
+        """The float sums of a launch with squares, (rows, slots, size)."""
+        y, s = self.solutions(operation), self.scores
+        rows = range(self.theta.shape[0])
+        few = self.draws.num_samples <= MAX_FEW and operation in (MAXIMUM, VJP)
+        tree = ordered_sum if few else tree_sum
+        if operation == MAXIMUM:
+            return np.stack([self._maximum(y[:, b], b, tree) for b in rows])
+        if operation == VJP:
+            return np.stack([self._vjp(y[:, b], s[:, b], v[b], mean[b], tree) for b in rows])
+        if operation == JVP:
+            return np.stack([self._jvp(y[:, b], s[:, b], v[b]) for b in rows])
+        if operation == JACOBIAN:
+            return np.stack([self._jacobian(y[:, b], s[:, b]) for b in rows])
+        return np.stack([self._moments(y[:, b], b) for b in rows])
+
+    def _maximum(self, y, b, tree):
+        p, value = self.p(MAXIMUM)[:, b], np.zeros(len(y))
+        for i in range(y.shape[1]):
+            chosen = y[:, i].astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                value = np.where(chosen != 0, fma(chosen, p[:, i].astype(np.float64), value), value)
+        return np.stack([tree(value[:, None]), squares(self._of_pair(value)[:, None], tree)])
+
+    def _weights(self, y, v, mean):
+        a = np.zeros(len(y), v.dtype)
+        for i in range(y.shape[1]):
+            a = fma(v[i], y[:, i].astype(v.dtype) - mean[i], a)
+        return self._pulled(a)
+
+    def _vjp(self, y, s, v, mean, tree):
+        a = self._weights(y, v, mean)[:, None]
+        if tree is ordered_sum:
+            return np.stack([tree(a * s), squares(self._of_pair(a * s), tree)])
+        return np.stack([tree_of_products(a, s), squares(self._of_pair(a * s), tree)])
+
+    def _rows(self, y, b):
+        """``add_row`` of ``kernels/cpu/sums.py``: y (M, ...), b (M, 1 or d), broadcast."""
+        y = y.astype(b.dtype)
+        x, pair = self._of_pair(y * self._pulled(b)), self._of_pair(b)
+        return np.stack(
+            [tree_of_products(y, self._pulled(b)), tree_of_products(x, pair), squares(x, tree_sum)]
+        )
+
+    def _jvp(self, y, s, t):
+        b = np.zeros(len(y), t.dtype)
+        for i in range(y.shape[1]):
+            b = fma(t[i], s[:, i], b)
+        return np.concatenate([self._rows(y, b[:, None]), self._ones(b[:, None])], axis=1)
+
+    def _ones(self, b):
+        pair = self._of_pair(b)
+        return np.stack([tree_sum(b), squares(pair, tree_sum), squares(pair, tree_sum)])
+
+    def _jacobian(self, y, s):
+        blocks = [self._rows(y[:, i : i + 1], s) for i in range(y.shape[1])]
+        return np.concatenate([*blocks, self._ones(s)], axis=1)
+
+    def _moments(self, y, b):
+        x = y.astype(self.theta.dtype)
+        if self.draws.multiplicative:
+            with np.errstate(invalid="ignore"):
+                x = np.where(x != 0, x * self.p(MOMENTS)[:, b], x)
+        return np.stack([tree_sum(x), tree_of_products(x, self.z[:, b])])
+
+
+def mates(x):
+    """Samples 2 j and 2 j + 1 exchanged; the last of an odd number has none."""
+    result = np.zeros_like(x)
+    even = len(x) // 2 * 2
+    result[0:even:2], result[1:even:2] = x[1:even:2], x[0:even:2]
+    return result
+
+
+# ---------------------------------------------------------------------------------------- the sums
+
+
+def tree_of_products(a, b):
+    """``sum_m a_m b_m`` over the fixed tree, (M, k) and (M, k) give (k,) float64."""
+    a, b = np.broadcast_arrays(a, b)
+    total = np.zeros(a.shape[1])
     for strand in range(STRANDS):
         partial = np.zeros_like(total)
-        for m in range(strand * CHUNK, len(weights), STRANDS * CHUNK):
-            w, s = weights[m : m + CHUNK], scores[m : m + CHUNK]
-            lanes = np.zeros((LANES, scores.shape[1]), scores.dtype)
-            for k in range(0, len(w), LANES):
-                n = len(w[k : k + LANES])
-                lanes[:n] = fma(w[k : k + LANES], s[k : k + LANES], lanes[:n])
+        for m in range(strand * CHUNK, len(a), STRANDS * CHUNK):
+            x, y = a[m : m + CHUNK], b[m : m + CHUNK]
+            lanes = np.zeros((LANES, a.shape[1]), a.dtype)
+            for k in range(0, len(x), LANES):
+                n = len(x[k : k + LANES])
+                lanes[:n] = fma(x[k : k + LANES], y[k : k + LANES], lanes[:n])
             while len(lanes) > 1:
                 lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
             partial += lanes[0].astype(np.float64)
         total += partial
     return total
+
+
+def tree_sum(terms):
+    """``sum_m terms_m`` over the fixed tree."""
+    return tree_of_products(np.ones_like(terms), terms)
 
 
 def ordered_sum(terms):
@@ -122,26 +408,41 @@ def ordered_sum(terms):
     return total
 
 
-def argmax_maximum(theta, epsilon, family, seed, num_samples):
-    """``sum_m max_i theta_i + eps z_i`` and the sum of squares, each (rows,) float64."""
-    noise_ = Noise(family, theta.dtype, num_samples, *theta.shape, seed)
-    winners = argmax_winners(theta, epsilon, family, seed, num_samples)[:, :, None]
-    perturbed = fma(theta.dtype.type(epsilon), noise_.z, theta)
+def squares(terms, tree):
+    """``sum_m terms_m^2`` over a tree; in float64 where it is ``ordered_sum``."""
+    if tree is ordered_sum:
+        return ordered_sum(terms.astype(np.float64) ** 2)
+    return tree_of_products(terms, terms)
+
+
+# ---------------------------------------------------------------------------- the plain argmax
+
+
+def argmax_winners(theta, epsilon, draws: Draws):
+    """The winner of every sample, (num_samples, rows)."""
+    return Pass(Problem(), theta, epsilon, draws).solutions().argmax(-1)
+
+
+def argmax_maximum(theta, epsilon, draws: Draws):
+    """``sum_m max_i theta_i + eps z_i`` and the sum of squares, (rows, 2) float64."""
+    noise = Noise(draws, *theta.shape, theta.dtype)
+    winners = argmax_winners(theta, epsilon, draws)[:, :, None]
+    perturbed = fma(np.asarray(epsilon, theta.dtype), noise.z, theta)
     values = np.take_along_axis(perturbed, winners, -1)[:, :, 0].astype(np.float64)
-    return ordered_sum(values), ordered_sum(values * values)
+    return np.stack([ordered_sum(values), ordered_sum(values * values)], axis=1)
 
 
-def argmax_vjp(theta, epsilon, family, seed, num_samples, v, mean):
-    """``sum_m (<v, y_m> - <v, mean>) s_m`` and of its squared terms, each (rows, d) float64."""
-    noise_ = Noise(family, theta.dtype, num_samples, *theta.shape, seed)
-    winners = argmax_winners(theta, epsilon, family, seed, num_samples)
+def argmax_vjp(theta, epsilon, draws: Draws, v, mean):
+    """``sum_m (v[winner] - <v, mean>) s_m`` and of its squared terms, (rows, 2, d) float64."""
+    scores = Noise(draws, *theta.shape, theta.dtype).scores
+    winners = argmax_winners(theta, epsilon, draws)
     rows = []
     for b in range(theta.shape[0]):
         centre = theta.dtype.type(ordered_dot(v[b], mean[b]))
-        weights, scores = v[b][winners[:, b]] - centre, noise_.scores[:, b]
-        terms = weights[:, None] * scores
-        rows.append((tree_sum(weights, scores), tree_sum(terms, terms)))
-    return tuple(np.stack(sums) for sums in zip(*rows, strict=True))
+        weights = (v[b][winners[:, b]] - centre)[:, None]
+        terms = weights * scores[:, b]
+        rows.append([tree_of_products(weights, scores[:, b]), tree_of_products(terms, terms)])
+    return np.array(rows)
 
 
 def ordered_dot(a, b):
@@ -150,27 +451,3 @@ def ordered_dot(a, b):
     for x, y in zip(a.astype(np.float64), b.astype(np.float64), strict=True):
         total += x * y
     return total
-
-
-def argmax_jvp(theta, epsilon, family, seed, num_samples, t):
-    """``sum_m y_m <s_m, t>``, (rows, d) float64."""
-    noise_ = Noise(family, theta.dtype, num_samples, *theta.shape, seed)
-    winners = argmax_winners(theta, epsilon, family, seed, num_samples)
-    products = np.zeros((num_samples, theta.shape[0]), theta.dtype)
-    for i in range(theta.shape[1]):
-        products = fma(t[:, i], noise_.scores[:, :, i], products)
-    onehot = np.eye(theta.shape[1])[winners]
-    return np.stack(
-        [ordered_sum(onehot[:, b] * products[:, b, None]) for b in range(theta.shape[0])]
-    )
-
-
-def argmax_jacobian(theta, epsilon, family, seed, num_samples):
-    """``sum_m y_m s_m^T``, (rows, d, d) float64."""
-    rows, d = theta.shape
-    noise_ = Noise(family, theta.dtype, num_samples, *theta.shape, seed)
-    onehot = np.eye(d)[argmax_winners(theta, epsilon, family, seed, num_samples)]
-    outer = onehot[:, :, :, None] * noise_.scores.astype(np.float64)[:, :, None, :]
-    return np.stack(
-        [ordered_sum(outer[:, b].reshape(-1, d * d)).reshape(d, d) for b in range(rows)]
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from dpo.kernels import noise
+from dpo.kernels import codes, noise, sobol
 from dpo.kernels.cpu import launch
 
 FAMILIES = {"normal": noise.NORMAL, "gumbel": noise.GUMBEL, "logistic": noise.LOGISTIC}
@@ -43,14 +43,48 @@ def adversarial_scores(rows, d, dtype, seed=0):
     return np.stack([kinds[b % len(kinds)](theta[b]) for b in range(rows)]).astype(dtype)
 
 
-def call(theta, family, num_samples, operation=launch.VALUE, epsilon=0.5, **parameters):
+def draws(family, num_samples, d=1, design=codes.INDEPENDENT, **parameters):
+    """The tests' noise: their seed, a family by name."""
+    if design == codes.SOBOL:
+        parameters["directions"] = sobol.directions(d, max(1, (num_samples - 1).bit_length()))
+    return codes.Draws(FAMILIES[family], SEED, num_samples, design, **parameters)
+
+
+def temperatures(theta, epsilon):
+    """A temperature for all, or an array of them, as launches take it."""
+    return np.broadcast_to(np.asarray(epsilon, theta.dtype), (len(theta), np.size(epsilon) or 1))
+
+
+def call(
+    theta,
+    family,
+    num_samples,
+    operation=codes.VALUE,
+    epsilon=0.5,
+    problem=codes.Problem(),  # noqa: B008, a constant
+    design=codes.INDEPENDENT,
+    sample_offset=0,
+    row_offset=0,
+    **parameters,
+):
     """One launch with the tests' seed."""
-    return launch.perturbed_argmax(
-        theta,
-        epsilon=epsilon,
-        family=FAMILIES[family],
-        seed=SEED,
-        num_samples=num_samples,
-        operation=operation,
-        **parameters,
+    noise_ = draws(
+        family,
+        num_samples,
+        theta.shape[1],
+        design,
+        sample_offset=sample_offset,
+        row_ids=row_offset + np.arange(len(theta)),
+    )
+    return launch.launch(
+        problem, theta, temperatures(theta, epsilon), noise_, operation, **parameters
+    )
+
+
+def grid(height, width, neighbors=8, rows=1, source=0, target=-1, min_cost=0.0):
+    """A shortest-path problem."""
+    places = np.tile(np.array([source, target]) % (height * width), (rows, 1))
+    bits = int(np.float64(min_cost).view(np.int64))
+    return codes.Problem(
+        "grid_path", (height, width, neighbors, bits), places, True, homogeneous=min_cost == 0
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dpo.kernels import reference
+from dpo.kernels import codes, reference
+from dpo.kernels.codes import JACOBIAN, JVP, MAXIMUM, MOMENTS, SCALE_SCORE, VALUE, VJP, Problem
 from dpo.kernels.cpu import launch
-from helpers import FAMILIES, SEED, adversarial_scores, call
+from helpers import adversarial_scores, call, draws, grid, temperatures
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,81 +25,226 @@ SHAPES = [
 ]
 
 
+# ------------------------------------------------------------------------------ the plain argmax
+
+
 @pytest.mark.parametrize("rows, d, num_samples", SHAPES)
 def test_decisions_and_counts(family, dtype, rows, d, num_samples):
     theta = adversarial_scores(rows, d, dtype)
-    expected = reference.argmax_winners(theta, 0.5, FAMILIES[family], SEED, num_samples)
+    noise = draws(family, num_samples)
+    expected = reference.argmax_winners(theta, temperatures(theta, 0.5), noise)
     ours = np.empty((rows, num_samples), np.int32)
-    counts = call(theta, family, num_samples, decided=ours).counts
+    counts = call(theta, family, num_samples, memo=ours).counts[:, 0]
     assert (expected == ours.T).all()
-    assert (
-        counts == reference.argmax_counts(theta, 0.5, FAMILIES[family], SEED, num_samples)
-    ).all()
-    assert (call(theta, family, num_samples).counts == counts).all()
+    assert (counts == np.stack([np.bincount(w, minlength=d) for w in expected.T])).all()
+    assert (call(theta, family, num_samples).counts[:, 0] == counts).all()
 
 
 @pytest.mark.parametrize("rows, d, num_samples", SHAPES)
 def test_float_sums(family, dtype, rows, d, num_samples):
     theta = adversarial_scores(rows, d, dtype, seed=1)
     theta = np.where(np.isposinf(theta), dtype(3), theta)
+    v = np.random.default_rng(5).standard_normal((rows, d)).astype(dtype)
+    mean = (call(theta, family, num_samples).counts[:, 0] / num_samples).astype(dtype)
+    arguments = theta, temperatures(theta, 0.5), draws(family, num_samples)
+    maximum = call(theta, family, num_samples, MAXIMUM).totals
+    np.testing.assert_array_equal(maximum[:, :, 0], reference.argmax_maximum(*arguments))
+    directed = dict(direction=v, mean=mean)
+    vjp = call(theta, family, num_samples, VJP, squares=True, **directed).totals
+    np.testing.assert_array_equal(vjp, reference.argmax_vjp(*arguments, v, mean))
+    won = np.empty((rows, num_samples), np.int32)
+    call(theta, family, num_samples, memo=won)
+    again = call(theta, family, num_samples, VJP, memo=won, **directed).totals
+    np.testing.assert_array_equal(again[:, 0], vjp[:, 0])
+
+
+# ------------------------------------------------------------------------------------ every oracle
+
+PROBLEMS = {
+    "argmax": lambda d: Problem(),
+    "top-1": lambda d: Problem("topk", (1,)),
+    "top-half": lambda d: Problem("topk", ((d + 1) // 2,)),
+    "top-all": lambda d: Problem("topk", (d,)),
+    "ranks": lambda d: Problem("ranks"),
+    "row": lambda d: grid(1, d, 8, 99),
+    "grid-4": lambda d: grid(*sides(d), 4, 99),
+    "grid-8": lambda d: grid(*sides(d), 8, 99, source=d // 2, target=0, min_cost=0.25),
+}
+DESIGNS = {"iid": codes.INDEPENDENT, "antithetic": codes.ANTITHETIC, "sobol": codes.SOBOL}
+
+
+def sides(d):
+    """The grid nearest to a square with d cells."""
+    height = max(h for h in range(1, int(d**0.5) + 1) if d % h == 0)
+    return height, d // height
+
+
+def scores_for(name, rows, d, dtype):
+    """Adversarial scores, or costs: among them zeros, equal ones, walls that leave a way."""
+    if not name.startswith(("grid", "row")):
+        return adversarial_scores(rows, d, dtype)
+    rng = np.random.default_rng(d)
+    costs = rng.uniform(0.2, 2, (rows, d)).astype(dtype)
+    costs[1::4] = np.round(costs[1::4])
+    costs[2::4] = 0.0
+    costs[3::8] *= dtype(1e30)
+    return costs
+
+
+def compare(name, rows, d, m, family, dtype, design="iid", epsilon=0.5, multiplicative=False):
+    """Every operation of a launch against the reference."""
+    problem, theta = PROBLEMS[name](d), scores_for(name, rows, d, dtype)
+    epsilon = temperatures(theta, epsilon)
+    noise = draws(family, m, d, DESIGNS[design], multiplicative=multiplicative)
     rng = np.random.default_rng(5)
     v = rng.standard_normal((rows, d)).astype(dtype)
-    mean = (call(theta, family, num_samples).counts / num_samples).astype(dtype)
-    arguments = theta, 0.5, FAMILIES[family], SEED, num_samples
-    maximum = call(theta, family, num_samples, launch.MAXIMUM)
-    total, squares = reference.argmax_maximum(*arguments)
-    np.testing.assert_array_equal(maximum.total[:, 0], total)
-    np.testing.assert_array_equal(maximum.total_of_squares[:, 0], squares)
-    vjp = call(theta, family, num_samples, launch.VJP, direction=v, mean=mean, squares=True)
-    total, squares = reference.argmax_vjp(*arguments, v, mean)
-    np.testing.assert_array_equal(vjp.total, total)
-    np.testing.assert_array_equal(vjp.total_of_squares, squares)
-    won = np.empty((rows, num_samples), np.int32)
-    call(theta, family, num_samples, decided=won)
-    again = call(theta, family, num_samples, launch.VJP, direction=v, mean=mean, decided=won)
-    np.testing.assert_array_equal(again.total, total)
-    jvp = call(theta, family, num_samples, launch.JVP, direction=v)
-    np.testing.assert_array_equal(jvp.total, reference.argmax_jvp(*arguments, v))
-    if d < 50:
-        jacobian = call(theta, family, num_samples, launch.JACOBIAN).total
-        expected = reference.argmax_jacobian(*arguments)
-        np.testing.assert_array_equal(jacobian.reshape(expected.shape), expected)
+    expected = reference.Pass(problem, theta, epsilon, noise)
+    counts = expected.counts()
+
+    def run(operation, **parameters):
+        return launch.launch(problem, theta, epsilon, noise, operation, **parameters)
+
+    solutions = np.empty((rows, m, d), np.int32)
+    run(VALUE, solutions=solutions)
+    np.testing.assert_array_equal(np.moveaxis(solutions, 1, 0), expected.solutions())
+    np.testing.assert_array_equal(run(VALUE, squares=True).counts[:, 0], counts[:, 0])
+    mean = (counts[:, 0] / m).astype(dtype)
+    directed = dict(direction=v, mean=mean)
+    plain = launch.is_plain(problem, epsilon, noise, VJP)
+    if not plain:
+        np.testing.assert_array_equal(run(VALUE, squares=True).counts, counts)
+        np.testing.assert_array_equal(run(MAXIMUM).totals[:, :, 0], expected.sums(MAXIMUM)[:, :, 0])
+        vjp = run(VJP, squares=True, **directed).totals
+        np.testing.assert_array_equal(vjp, expected.sums(VJP, v, mean))
+        memo = launch.new_memo(problem, theta, epsilon, noise)
+        if memo is not None:
+            run(VALUE, memo=memo)
+            again = run(VJP, memo=memo, **directed).totals
+            np.testing.assert_array_equal(again[:, 0], vjp[:, 0])
+        by_scale = reference.Pass(problem, theta, epsilon, noise, SCALE_SCORE)
+        vjp = run(VJP, weighting=SCALE_SCORE, squares=True, **directed).totals
+        np.testing.assert_array_equal(vjp, by_scale.sums(VJP, v, mean))
+    jvp = run(JVP, direction=v, squares=True).totals
+    np.testing.assert_array_equal(jvp, expected.sums(JVP, v))
+    np.testing.assert_array_equal(run(MOMENTS).totals, expected.sums(MOMENTS))
+    if d <= 40:
+        jacobian = expected.sums(JACOBIAN)
+        np.testing.assert_array_equal(run(JACOBIAN, squares=True).totals, jacobian)
+        np.testing.assert_array_equal(run(JACOBIAN).totals[:, 0], jacobian[:, 0])
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("rows, d, m", [(9, 1, 5), (40, 6, 2), (9, 12, 300), (3, 35, 65)])
+def test_every_oracle(name, family, dtype, rows, d, m):
+    compare(name, rows, d, m, family, dtype)
+
+
+@pytest.mark.parametrize("name", ["argmax", "top-half", "ranks"])
+@pytest.mark.parametrize("d", [82, 130])
+def test_many_coordinates(name, dtype, d):
+    """Where ranks are sorted and the k-th largest is found by bisection."""
+    compare(name, 9, d, 40, "normal", dtype)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "design, m, family",
+    [
+        ("antithetic", 2, "gumbel"),
+        ("antithetic", 6, "logistic"),
+        ("antithetic", 70, "normal"),
+        ("antithetic", 300, "gumbel"),
+        ("sobol", 1, "normal"),
+        ("sobol", 8, "gumbel"),
+        ("sobol", 64, "logistic"),
+        ("sobol", 512, "normal"),
+    ],
 )
-@given(data=st.data())
-def test_decisions_on_any_scores(data):
-    """Ties, signed zeros, infinities, extreme magnitudes and temperatures."""
+def test_every_design(name, design, m, family, dtype):
+    compare(name, 5, 10, m, family, dtype, design)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("m, family", [(3, "logistic"), (70, "gumbel"), (70, "normal")])
+def test_a_temperature_for_each_coordinate(name, m, family, dtype):
+    compare(name, 5, 10, m, family, dtype, epsilon=np.linspace(0.1, 2, 10))
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("m", [3, 70])
+def test_multiplicative_noise(name, dtype, m):
+    compare(name, 5, 10, m, "normal", dtype, epsilon=0.7, multiplicative=True)
+
+
+# -------------------------------------------------------------------------------- hard decisions
+
+
+def any_rows(data, d, least=None):
+    """Rows of scores from a small pool: ties, signed zeros, infinities, extreme magnitudes."""
     dtype = data.draw(st.sampled_from([np.float32, np.float64]))
     width = 32 if dtype == np.float32 else 64
-    d = data.draw(st.integers(1, 40))
-    pool = data.draw(
-        st.lists(st.floats(allow_nan=False, width=width) | st.just(1.0), min_size=1, max_size=6)
-    )
+    numbers = st.floats(allow_nan=False, width=width, min_value=least) | st.just(1.0)
+    pool = data.draw(st.lists(numbers, min_size=1, max_size=6))
     row = data.draw(st.lists(st.sampled_from(pool), min_size=d, max_size=d))
+    return np.array([row], dtype)
+
+
+PATIENT = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@PATIENT
+@given(data=st.data())
+@pytest.mark.parametrize("name", ["argmax", "top-1", "top-half", "top-all", "ranks"])
+def test_decisions_on_any_scores(name, data):
+    d = data.draw(st.integers(1, 40) | st.sampled_from([90, 100]))
+    theta = any_rows(data, d)
     epsilon = data.draw(st.sampled_from([1e-20, 1e-6, 0.5, 30.0, 1e12]))
-    family = data.draw(st.sampled_from(sorted(FAMILIES)))
-    theta = np.array([row], dtype)
+    family = data.draw(st.sampled_from(["normal", "gumbel", "logistic"]))
+    problem, noise = PROBLEMS[name](d), draws(family, 64)
     with np.errstate(over="ignore", invalid="ignore"):
-        expected = reference.argmax_counts(theta, epsilon, FAMILIES[family], SEED, 64)
-    assert (call(theta, family, 64, epsilon=epsilon).counts == expected).all()
+        expected = reference.Pass(problem, theta, temperatures(theta, epsilon), noise).counts()
+    counts = call(theta, family, 64, epsilon=epsilon, problem=problem).counts
+    np.testing.assert_array_equal(counts[:, 0], expected[:, 0])
+
+
+@PATIENT
+@given(data=st.data())
+def test_paths_on_any_costs(data):
+    """Zero, huge, infinite and equal costs; one row, one column, one cell; source = target."""
+    height, width = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    cells = st.integers(0, height * width - 1)
+    connectivity = data.draw(st.sampled_from([4, 8]))
+    problem = grid(height, width, connectivity, 1, data.draw(cells), data.draw(cells))
+    costs = np.minimum(any_rows(data, height * width, least=0.0), 1e30)
+    costs = np.where(data.draw(st.booleans()), costs, np.where(costs == 1, np.inf, costs))
+    epsilon = data.draw(st.sampled_from([1e-20, 0.5, 1e12]))
+    expected = reference.Pass(problem, costs, temperatures(costs, epsilon), draws("normal", 40))
+    try:
+        counts = expected.counts()
+    except ValueError:
+        with pytest.raises(ValueError, match="without a path of finite cost"):
+            call(costs, "normal", 40, epsilon=epsilon, problem=problem)
+        return
+    ours = call(costs, "normal", 40, epsilon=epsilon, problem=problem).counts
+    np.testing.assert_array_equal(ours[:, 0], counts[:, 0])
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 5.0])
 def test_dropped_quads_never_matter(family, dtype, spread):
     """At large d most coordinates are ruled out by an integer comparison, without effect."""
-    rng = np.random.default_rng(6)
-    theta = (rng.standard_normal((1, 5000)) * spread).astype(dtype)
-    expected = reference.argmax_counts(theta, 0.5, FAMILIES[family], SEED, 96)
-    assert (call(theta, family, 96).counts == expected).all()
+    theta = (np.random.default_rng(6).standard_normal((1, 5000)) * spread).astype(dtype)
+    expected = reference.argmax_winners(theta, temperatures(theta, 0.5), draws(family, 96))
+    counts = call(theta, family, 96).counts[0, 0]
+    assert (counts == np.bincount(expected[:, 0], minlength=5000)).all()
 
 
 def test_ties_after_rounding_go_to_the_lowest_index(dtype):
     """Scores so large that noise is lost in rounding: exact ties that must not be dropped."""
     theta = np.full((1, 100), 1e9 if dtype == np.float32 else 1e18, dtype)
-    counts = call(theta, "normal", 64, epsilon=1e-3).counts
-    expected = reference.argmax_counts(theta, 1e-3, FAMILIES["normal"], SEED, 64)
-    assert (counts == expected).all()
-    assert counts[0, 0] == 64
+    assert call(theta, "normal", 64, epsilon=1e-3).counts[0, 0, 0] == 64
+    top = call(theta, "normal", 64, epsilon=1e-3, problem=Problem("topk", (30,))).counts[0, 0]
+    assert (top == np.where(np.arange(100) < 30, 64, 0)).all()
+    ranks = call(theta, "normal", 64, epsilon=1e-3, problem=Problem("ranks")).counts[0, 0]
+    assert (ranks == 64 * np.arange(100, 0, -1)).all()

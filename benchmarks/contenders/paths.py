@@ -137,6 +137,8 @@ def numba_dijkstra(workload: Workload) -> Solver:
     """A binary heap in Numba, grids in parallel."""
     from .numba_paths import shortest_paths
 
+    shortest_paths(np.ones((1, *workload.shape), np.float32))  # compiles
+
     def solve(costs):
         grids = np.maximum(costs, np.float32(MIN_COST)).reshape(-1, *costs.shape[-2:])
         return shortest_paths(grids).reshape(costs.shape)

@@ -198,8 +198,8 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
         scale = -scale
     pull = 1 / (draws.num_samples - 2) if draws.design == ANTITHETIC and draws.num_samples > 2 else 0
     operands = (
-        operation, (draws.family, _kind(problem, call), draws.design, weighting), call.key,
-        np.empty((0, 0), np.uint32) if draws.directions is None else draws.directions,
+        operation, (draws.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
+        np.empty((0, 0), np.uint32) if draws.directions is None else _compiled_layout(draws.directions),
         call.theta, _compiled_layout(scale), call.row_ids, draws.num_samples, draws.sample_offset,
         call.direction, call.mean, call.theta.dtype.type(pull), np.array(problem.options, np.int64),
         np.empty((0, 0), np.int64) if problem.places is None else problem.places,
@@ -217,11 +217,12 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     return _joined(counts, sums, parts)
 
 
-def _kind(problem: Problem, call: _Call) -> int:
+def _kind(problem: Problem, call: _Call, weighting: int) -> int:
     if call.draws.multiplicative:
         return MULTIPLICATIVE
     race = problem.oracle == "argmax" and call.draws.family == GUMBEL
-    return RACE if race and call.epsilon.shape[1] == 1 and call.operation != MOMENTS else ADDITIVE
+    needs_z = call.operation == MOMENTS or weighting != SCORE
+    return RACE if race and call.epsilon.shape[1] == 1 and not needs_z else ADDITIVE
 
 
 # -------------------------------------------------------------------------------- small parts
