@@ -97,7 +97,9 @@ def as_temperatures(epsilon: Any, like: Scores) -> np.ndarray:
     dtype = like.rows.dtype
     if isinstance(epsilon, float):
         return np.full((len(like.rows), 1), epsilon, dtype)
-    array = np.asarray(epsilon) if kind_of(epsilon) == "numpy" else _beside(epsilon, "epsilon", like)
+    array = (
+        np.asarray(epsilon) if kind_of(epsilon) == "numpy" else _beside(epsilon, "epsilon", like)
+    )
     check_temperatures(array)
     shape = like.shape if array.ndim == len(like.shape) else like.batch
     try:

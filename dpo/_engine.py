@@ -246,7 +246,7 @@ class Sampler(NamedTuple):
                 mean, outer = sums.counts[:, 0] / self.num_samples, sums.totals[:, 0]
             else:
                 mean, outer = kept.mean[block], kept.outer[block]
-            centred = one._centred(outer.reshape(-1, d + 1, d), mean)
+            centred = one._centred(outer.reshape(len(outer), d + 1, d), mean)
             result[block] = (v[block].astype(np.float64)[:, None] @ centred)[:, 0]
         return result
 
@@ -281,7 +281,7 @@ class Sampler(NamedTuple):
         rows, d = self.theta.shape
         base, relative = self._slope()
         sums = self._launch(JACOBIAN, squares=errors)
-        outer = sums.totals.reshape(rows, -1, d + 1, d)
+        outer = sums.totals.reshape(rows, sums.totals.shape[1], d + 1, d)
         mean = sums.counts[:, 0] / self.num_samples
         total = self._centred(outer[:, 0], mean)
         scale = (base * relative)[:, None] / self._divisor

@@ -328,9 +328,7 @@ class Perturbed:
             centred=self.variance_reduction != "none",
         )
         sign = -1.0 if problem.minimises else 1.0
-        call = Call(
-            theta, self.epsilon, scores, whole, sign, whole.draws.multiplicative
-        )
+        call = Call(theta, self.epsilon, scores, whole, sign, whole.draws.multiplicative)
         if isinstance(self.num_samples, int):
             return call._replace(sampler=self._sampler(whole, self.num_samples)), None
         return self._adapt(call, whole, of, direction)

@@ -37,7 +37,9 @@ def _as_epsilon(call: Call, gradient: np.ndarray) -> torch.Tensor:
     shape = call.scores.shape
     if gradient.shape[1] == 1:
         event = len(shape) - len(call.scores.batch)
-        shape = call.scores.batch + (1,) * event if epsilon.ndim == len(shape) else call.scores.batch
+        shape = (
+            call.scores.batch + (1,) * event if epsilon.ndim == len(shape) else call.scores.batch
+        )
     return torch.from_numpy(gradient.reshape(shape)).sum_to_size(epsilon.shape).to(epsilon.dtype)
 
 

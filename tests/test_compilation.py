@@ -21,7 +21,7 @@ def accumulate(family, like, quads, key, out):
     total = broadcast(np.float32(0))
     for q in range(quads):
         w = noise_words(q, consecutive(0), 0, key)
-        s = scores(family, like, w, 4, q, consecutive(0), 0, key)
+        s = scores(family, like, w, w, 4)
         total = total + s[0] + s[1] + s[2] + s[3]
     store(out, 0, total)
 
@@ -80,6 +80,13 @@ for noise in ("normal", "gumbel", "logistic"):
         layer.estimate(theta, of="vjp", direction=theta, seed=0), layer.jvp(theta, theta, seed=0)
         if d < 50:
             layer.estimate(theta, of="jacobian", seed=0)
+            layer = dpo.Perturbed(dpo.TopK((d + 1) // 2), noise, num_samples=m)
+            layer.vjp(theta, theta, seed=0), layer.max(theta, seed=0)
+            layer = dpo.Perturbed(dpo.ShortestPath(), noise, num_samples=m)
+            costs = abs(theta.reshape(rows, 1, d))
+            layer.vjp(costs, costs, seed=0), layer.jvp(costs, costs, seed=0)
+        layer = dpo.Perturbed(dpo.Ranks(), noise, num_samples=m)
+        layer.vjp(theta, theta, seed=0), layer.vjp_epsilon(theta, theta, seed=0)
 print("in bounds")
 """
 

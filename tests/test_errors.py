@@ -18,9 +18,9 @@ THETA = np.zeros((2, 3))
         (dict(epsilon=np.nan), ValueError, "epsilon must be positive and finite, got nan"),
         (dict(epsilon=np.inf), ValueError, "epsilon must be positive and finite, got inf"),
         (dict(epsilon=1e-300), ValueError, "rescale theta"),
-        (dict(epsilon="0.5"), TypeError, "epsilon must be a positive number, got '0.5'"),
-        (dict(epsilon=True), TypeError, "epsilon must be a positive number, got True"),
-        (dict(epsilon=np.ones(2)), TypeError, r"epsilon must be one positive number .* \(2,\)"),
+        (dict(epsilon="0.5"), TypeError, "epsilon must be a positive number or .*, got '0.5'"),
+        (dict(epsilon=True), TypeError, "epsilon must be a positive number or .*, got True"),
+        (dict(epsilon=[0.5, -1.0]), ValueError, r"epsilon must be positive and finite, got -1\.0"),
         (dict(num_samples=0), ValueError, "num_samples must be between 1 and .*, got 0"),
         (dict(num_samples=2**32), ValueError, "num_samples must be between"),
         (dict(num_samples=10.0), TypeError, "num_samples must be a positive integer, got 10.0"),
@@ -30,14 +30,30 @@ THETA = np.zeros((2, 3))
         (dict(noise=3), ValueError, "noise must be one of"),
         (dict(method="exact"), ValueError, "method must be one of 'mc', got 'exact'"),
         (
-            dict(variance_reduction="qmc"),
+            dict(variance_reduction="rqmc"),
             ValueError,
-            "variance_reduction must be one of 'loo', 'none'",
+            "variance_reduction must be one of 'loo', 'none', 'antithetic', 'qmc'",
         ),
         (dict(precision="fast"), ValueError, "precision must be one of 'portable'"),
         (dict(oracle=dpo.Argmax), TypeError, "did you forget the parentheses"),
         (dict(oracle="argmax"), TypeError, r"oracle must be a dpo oracle such as dpo.Argmax\(\)"),
         (dict(oracle=np.argmax), TypeError, "oracle must be a dpo oracle"),
+        (
+            dict(variance_reduction="antithetic", num_samples=7),
+            ValueError,
+            "num_samples must be even .* got 7, try 8",
+        ),
+        (
+            dict(variance_reduction="qmc", num_samples=1001),
+            ValueError,
+            "num_samples must be a multiple of 8 .* got 1001, try 1008",
+        ),
+        (dict(perturbation="exponential"), ValueError, "'additive', 'multiplicative'"),
+        (
+            dict(perturbation="multiplicative", noise="gumbel"),
+            ValueError,
+            "noise must be 'normal', got Gumbel",
+        ),
     ],
 )
 def test_hyper_parameters(parameters, error, message):
@@ -89,7 +105,10 @@ def test_directions(v, error, message):
     "y_true, message",
     [
         (np.array([0, 1]), "for class labels pass one-hot rows"),
-        (np.array([[0, 1, 1], [1, 0, 0]]), r"row 0 has minimum 0 and sum 2; for class labels"),
+        (
+            np.array([[0, 1, 1], [1, 0, 0]]),
+            r"row 0 has minimum 0, maximum 1 and sum 2; for class labels",
+        ),
         (np.array([[1, 0, 0], [-1, 1, 1]]), "row 1 has minimum -1"),
         (np.full((2, 3), np.inf), "y_true must be finite"),
     ],
@@ -97,6 +116,94 @@ def test_directions(v, error, message):
 def test_targets(y_true, message):
     with pytest.raises(ValueError, match=message):
         dpo.fenchel_young_loss(THETA, y_true, seed=0)
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: dpo.TopK(0), ValueError, "k must be at least 1, got 0"),
+        (lambda: dpo.TopK(1.5), TypeError, "k must be a positive integer, got 1.5"),
+        (lambda: dpo.perturbed_topk(THETA, 4, seed=0), ValueError, r"k must be in 1\.\.3 .* got 4"),
+        (
+            lambda: dpo.perturbed_ranks(np.broadcast_to(np.float32(0), (2**20 + 1,)), seed=0),
+            ValueError,
+            "at most",
+        ),
+        (lambda: dpo.ShortestPath(6), ValueError, "neighbors must be 4 or 8, got 6"),
+        (lambda: dpo.ShortestPath(source=(0.5, 0)), ValueError, "source must be a cell"),
+        (lambda: dpo.ShortestPath(target=3), ValueError, "target must be a cell"),
+        (lambda: dpo.ShortestPath(min_cost=-1), ValueError, "min_cost must be finite and not"),
+        (
+            lambda: dpo.perturbed_shortest_path(THETA, target=(0, 3), seed=0),
+            ValueError,
+            r"target must lie in the 2 x 3 grid, got \(0, 3\)",
+        ),
+        (
+            lambda: dpo.perturbed_shortest_path(THETA, source=[(0, 0), (0, 1)], seed=0),
+            ValueError,
+            r"source must be one cell or broadcast to the batch \(\), got shape \(2,\)",
+        ),
+        (
+            lambda: dpo.perturbed_shortest_path(np.zeros(3), seed=0),
+            ValueError,
+            r"at least one coordinate on its last 2 axes, got shape \(3,\)",
+        ),
+        (
+            lambda: dpo.perturbed_shortest_path([[1.0, np.inf, 1.0]], seed=0),
+            ValueError,
+            "without a path of finite cost from source to target",
+        ),
+        (
+            lambda: dpo.perturbed_shortest_path(np.full((4, 4), 1e38, np.float32), seed=0),
+            ValueError,
+            "add up to more than the dtype can hold",
+        ),
+        (
+            lambda: dpo.perturbed_argmax(THETA, epsilon=np.ones(3), seed=0),
+            ValueError,
+            r"broadcast to the batch \(2,\), or have as many axes .* got shape \(3,\)",
+        ),
+        (
+            lambda: dpo.perturbed_argmax(THETA, epsilon=np.zeros((2, 1)), seed=0),
+            ValueError,
+            r"epsilon must be positive and finite, got 0\.0",
+        ),
+        (lambda: dpo.Adaptive(0), ValueError, "tolerance must be a positive number, got 0"),
+        (lambda: dpo.Adaptive(0.1, 0), ValueError, "max_samples must be between 1"),
+        (
+            lambda: dpo.Perturbed(num_samples=dpo.Adaptive(0.1)).samples(THETA, seed=0),
+            ValueError,
+            "samples needs a fixed num_samples",
+        ),
+        (
+            lambda: dpo.Perturbed(variance_reduction="qmc").samples(np.zeros(30000), seed=0),
+            ValueError,
+            "21201 coordinates, got 1000 and 30000; use 'loo'",
+        ),
+    ],
+)
+def test_oracles_and_samples(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "oracle, y_true, message",
+    [
+        (dpo.TopK(2), [[1, 0, 0], [1, 1, 0]], "0/1 with 2 ones, .* row 0 has .* sum 1"),
+        (dpo.Ranks(), [[3, 1, 2], [2, 2, 3]], r"a permutation of 1\.\.3, .* row 1 .* sum 7"),
+        (dpo.Ranks(), [[3, 1, 2], [1, 1, 4]], "row 1 has .* maximum 4"),
+        (dpo.Ranks(), [[3, 1, 2], [1, 1.5, 3.5]], "row 1 has .* maximum 3.5"),
+        (dpo.Ranks(), [[3, 1.5, 1.5], [1, 2, 3]], None),
+        (dpo.ShortestPath(), [[1, 1, 0], [0, 0, 0]], "at the ends 1 and 0"),
+    ],
+)
+def test_targets_of_other_oracles(oracle, y_true, message):
+    if message is None:
+        assert np.isfinite(dpo.fenchel_young_loss(THETA, y_true, oracle=oracle, seed=0)).all()
+        return
+    with pytest.raises(ValueError, match=message):
+        dpo.fenchel_young_loss(THETA, y_true, oracle=oracle, seed=0)
 
 
 def test_estimate_arguments():

@@ -1,9 +1,10 @@
-"""MATH section 6 for argmax: exact answers within five standard errors at a million samples."""
+"""MATH section 6: exact answers within five standard errors at a million samples."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from dpo.kernels import reference
 
 import dpo
 
@@ -79,3 +80,43 @@ def test_softmax_limit_at_any_temperature():
         layer = dpo.Perturbed(noise="gumbel", epsilon=epsilon, num_samples=M)
         weights = np.exp((GUMBEL_THETA - GUMBEL_THETA.max()) / epsilon)
         check(layer.estimate(GUMBEL_THETA, seed=9), weights / weights.sum())
+
+
+# ----------------------------------------------------------------------------------- other oracles
+
+
+def test_ranks(dtype):
+    layer = dpo.Perturbed(dpo.Ranks(), epsilon=0.1, num_samples=M)
+    theta = np.array([1, 20, 7.3, 7.35], dtype)
+    check(layer.estimate(theta, seed=10), [1, 4, 2.361837, 2.638163])
+
+
+def test_topk(dtype):
+    layer = dpo.Perturbed(dpo.TopK(2), "gumbel", epsilon=1.0, num_samples=M)
+    exact = [0.138234, 0.888089, 0.204306, 0.676156, 0.093215]
+    check(layer.estimate(GUMBEL_THETA.astype(dtype), seed=11), exact)
+
+
+def test_two_paths(dtype):
+    """P(through the cheaper cell) and its derivative in both costs."""
+    costs = np.array([[1.0, 2.0], [2.3, 1.0]], dtype)
+    layer = dpo.Perturbed(dpo.ShortestPath(neighbors=4), epsilon=0.5, num_samples=M)
+    check(layer.estimate(costs, seed=12), [[1, 0.664313], [1 - 0.664313, 1]])
+    v = np.array([[0, 1], [0, 0]], dtype)
+    slope = layer.estimate(costs, of="vjp", direction=v, seed=13)
+    check(slope, [[0, -0.515630], [0.515630, 0]])
+
+
+def test_unperturbed_paths():
+    ones = np.ones((4, 4))
+    layer = dpo.Perturbed(dpo.ShortestPath(), epsilon=1e-9, num_samples=50)
+    np.testing.assert_array_equal(layer(ones, seed=0), np.eye(4))
+    blocked = ones.copy()
+    blocked[1, 1] = 5
+    around = np.zeros((4, 4))
+    around[[0, 0, 1, 2, 3], [0, 1, 2, 2, 3]] = 1
+    # Without noise the tie rule decides; with it, the mirror image is as likely.
+    ((y,),) = reference.grid_path(
+        blocked.reshape(1, 1, 16), (4, 4, 8, 0), np.array([[0, 15]])
+    ).reshape(1, 1, 1, 4, 4)[0]
+    np.testing.assert_array_equal(y, around)

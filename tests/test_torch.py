@@ -138,8 +138,8 @@ def test_what_is_not_supported_says_so(theta):
         torch.func.vmap(lambda t: LAYER(t, seed=0))(theta.detach())
     with pytest.raises(NotImplementedError, match="CUDA kernels are not available yet"):
         LAYER(torch.zeros(2, 3, device="meta"), seed=0)
-    with pytest.raises(TypeError, match="epsilon requires a gradient"):
-        dpo.Perturbed(epsilon=torch.tensor(0.5, requires_grad=True))
+    with pytest.raises(TypeError, match="epsilon is a torch array but theta is a numpy array"):
+        dpo.Perturbed(epsilon=torch.tensor(0.5, requires_grad=True))(np.zeros(3), seed=0)
     with pytest.raises(TypeError, match="y_true requires a gradient"):
         LAYER.loss(theta, torch.eye(5)[:3].requires_grad_(), seed=0)
     with pytest.raises(TypeError, match="v is a numpy array but theta is a torch array"):

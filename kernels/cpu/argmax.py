@@ -35,9 +35,9 @@ from numba.extending import overload
 
 from .. import noise32, noise64
 from ..bits import float32, fma, select, sqrt, uint32
+from ..codes import MAXIMUM, VALUE, VJP
 from ..noise import NORMAL
 from ..noise32 import exp
-from ..codes import MAXIMUM, VALUE, VJP
 from ._jit import jitable, kernel
 from .accumulate import CHUNK, STRANDS, add_counts, add_scores, expected
 from .perturb import (

@@ -68,7 +68,6 @@ def memo_words(d, dtype):
 NS_PER_COORDINATE = 1.5
 
 
-
 @kernel
 def run(
     few, begin, end, parts, operation, draw, key, directions, theta, scale, row_ids,

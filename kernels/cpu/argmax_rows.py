@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..bits import fma, select
-from ._jit import jitable, kernel
 from ..codes import MAXIMUM, VALUE, VJP
+from ._jit import jitable, kernel
 from .accumulate import expected
 from .argmax import TILE, race_weight, winners
 from .perturb import (

@@ -34,8 +34,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..codes import ANTITHETIC, JACOBIAN, JVP, MAXIMUM, MOMENTS, MULTIPLICATIVE, VALUE, VJP
 from ..bits import fma
+from ..codes import ANTITHETIC, JACOBIAN, JVP, MAXIMUM, MOMENTS, MULTIPLICATIVE, VALUE, VJP
 from . import sums as add
 from ._jit import jitable
 from .accumulate import CHUNK, STRANDS
@@ -167,7 +167,10 @@ def run_few(
     x, e = np.zeros((size, LANES), theta.dtype), np.ones((size, LANES), theta.dtype)
     p = np.empty((size, LANES), theta.dtype)
     s = room(operation == VJP, size, LANES, theta)
-    directed, centre = room(operation == VJP, d, LANES, theta), room(operation == VJP, d, LANES, theta)
+    directed, centre = (
+        room(operation == VJP, d, LANES, theta),
+        room(operation == VJP, d, LANES, theta),
+    )
     y = np.empty((d, LANES), np.int32)
     weights = np.zeros(LANES, theta.dtype)
     samples, rows = np.zeros(LANES, np.uint64), np.zeros(LANES, np.uint64)

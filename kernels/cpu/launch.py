@@ -196,7 +196,9 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     scale = call.epsilon
     if problem.minimises and not draws.multiplicative:
         scale = -scale
-    pull = 1 / (draws.num_samples - 2) if draws.design == ANTITHETIC and draws.num_samples > 2 else 0
+    pull = (
+        1 / (draws.num_samples - 2) if draws.design == ANTITHETIC and draws.num_samples > 2 else 0
+    )
     operands = (
         operation, (draws.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
         np.empty((0, 0), np.uint32) if draws.directions is None else _compiled_layout(draws.directions),

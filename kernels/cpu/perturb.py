@@ -17,9 +17,9 @@ from numba.extending import overload
 
 from .. import noise32, noise64
 from ..bits import fma, select, uint32, uint64
+from ..codes import ANTITHETIC, INDEPENDENT, MULTIPLICATIVE, RACE, SCALE_SCORE
 from ..noise import GUMBEL, NORMAL
 from ..philox import STREAM_NOISE, STREAM_REFINE, STREAM_SHIFT, philox4x32
-from ..codes import ANTITHETIC, INDEPENDENT, MULTIPLICATIVE, RACE, SCALE_SCORE
 from ._jit import jitable, kernel
 from .simd import LANES, broadcast, lane_indices, load, store
 

@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from ..bits import float_bits, int32, select, uint32, uint64
+from ..bits import float_bits, select, uint32, uint64
 from ._jit import jitable, kernel
 from .fused import run_few, run_samples
 from .simd import LANES, broadcast, load, store

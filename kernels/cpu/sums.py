@@ -237,4 +237,6 @@ def add_trees(lanes, strand):
     """Close a chunk: every accumulator's tree joins the strand, in float64."""
     for slot in range(strand.shape[0]):
         for i in range(strand.shape[1]):
-            strand[slot, i] += np.float64(tree_sum(load(lanes, (slot * lanes.shape[1] + i) * LANES)))
+            strand[slot, i] += np.float64(
+                tree_sum(load(lanes, (slot * lanes.shape[1] + i) * LANES))
+            )
