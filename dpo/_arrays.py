@@ -113,7 +113,7 @@ def as_temperatures(epsilon: Any, like: Scores) -> np.ndarray:
     if shape == like.shape and array.shape[-len(event) :] != (1,) * len(event):
         return np.ascontiguousarray(whole, dtype).reshape(like.rows.shape)
     if shape == like.shape and event:
-        whole = whole[(..., *(0,) * len(event))]
+        whole = whole.reshape(len(like.rows), math.prod(event))[:, 0]
     return np.ascontiguousarray(whole, dtype).reshape(-1, 1)
 
 

@@ -27,7 +27,7 @@ def as_epsilon(epsilon):
     ):
         raise TypeError(f"epsilon must be a positive number or an array of them, got {epsilon!r}")
     value = float(epsilon)
-    check_temperatures(np.float64(value))
+    check_temperatures(np.asarray(value))
     return value
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def randomisations(num_samples: int) -> int:
         if num_samples % r == 0:
             return r
     raise ValueError(
-        f"num_samples must be a multiple of 8 (or at most 16) for quasi-Monte-Carlo, which is split "
+        "num_samples must be a multiple of 8 (or at most 16) for quasi-Monte-Carlo, which is split "
         f"into independent randomisations; got {num_samples}, try {-(-num_samples // 16) * 16}"
     )
 
@@ -135,7 +136,7 @@ class Grouped:
             result[index] = sampler.num_samples
         return result
 
-    def _each(self, call: Callable) -> tuple[np.ndarray, ...]:
+    def _each(self, call: Callable) -> Any:
         """``call(sampler, index, position)`` of every group, rows back in their places."""
         gathered: list[np.ndarray] = []
         for k, (index, sampler) in enumerate(self.parts):
@@ -161,6 +162,9 @@ class Grouped:
 
     def maximum(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._each(lambda sampler, index, k: sampler.maximum())
+
+    def solutions(self) -> np.ndarray:
+        raise ValueError("samples needs a fixed num_samples, not dpo.Adaptive")
 
     def vjp(self, v, kept: Kept | None = None, errors: bool = False, weighting: int = SCORE):
         return self._each(

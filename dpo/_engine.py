@@ -65,7 +65,6 @@ class Kept(NamedTuple):
     memo: np.ndarray | None = None
     """What every sample decided, where that is small."""
     outer: np.ndarray | None = None
-    outer: np.ndarray | None = None
     """``sum y s^T`` and ``sum s``, (rows, (d + 1) d), where ``d`` is small."""
     parts: tuple[Kept, ...] = ()
     """What the samplers that this one is made of kept (``_designs.py``)."""
@@ -198,7 +197,7 @@ class Sampler(NamedTuple):
     ) -> MeanAndError:
         """``v^T J``, (rows, d), and its standard error if asked for (else NaN).
 
-        ``weighting=SCALE_SCORE`` gives ``v^T d y_eps / d eps``, a coordinate's own temperature each.
+        ``weighting=SCALE_SCORE`` gives ``v^T d y_eps / d eps_i``, every coordinate having its own.
         """
         base, relative = self._slope(weighting)
         slope = base * relative
@@ -326,7 +325,7 @@ class Sampler(NamedTuple):
         return slope if epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)
 
     def epsilon_vjp(self, v: np.ndarray, product: np.ndarray | None, kept: Kept | None):
-        """``v^T d y_eps / d eps`` in the shape of ``epsilon``; ``product`` is ``vjp``'s, if at hand.
+        """``v^T d y_eps / d eps``, shaped like ``epsilon``; ``product`` is ``vjp``'s, if at hand.
 
         A solution that depends on the direction of the perturbed scores alone has
         ``d y_eps / d eps = -(1 / eps) J theta``; in general scores ``s z - 1`` take the place of s.

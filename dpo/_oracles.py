@@ -32,7 +32,8 @@ class Oracle:
 _TOLERANCE = 1e-3  # of float16 targets
 
 
-def _first(bad: np.ndarray) -> int | None:
+def _first(bad) -> int | None:
+    """The index of the first True, if there is one."""
     return int(np.argmax(bad)) if bad.any() else None
 
 

@@ -69,8 +69,8 @@ class Perturbed:
     """A perturbed optimizer ``y_eps(theta) = E[y*(theta + eps Z)]`` and its derivatives.
 
     An instance is the last axis (the last two for grids), everything before it is batch. Arrays may
-    be NumPy, torch (CPU), JAX (CPU, outside ``jit``) or anything with ``__dlpack__``; results are of
-    the same kind and dtype, and torch results are differentiable, in ``theta`` and in ``epsilon``.
+    be NumPy, torch (CPU), JAX (CPU, outside ``jit``) or anything with ``__dlpack__``; results are
+    of the same kind and dtype, and torch results are differentiable, in ``theta`` and ``epsilon``.
 
     Every method takes ``seed``: an int, two uint32 words, a ``torch.Generator`` or a JAX key. The
     same seed gives the same noise in every method, so ``layer.vjp`` is the derivative that
@@ -210,15 +210,15 @@ class Perturbed:
     def vjp(self, theta, v, *, seed=None):
         """The vector-Jacobian product ``v^T D y_eps(theta)``, of theta's shape; forms no ``J``."""
         call, known = self._prepare(theta, seed, "vjp", v)
-        result = call.sampler.vjp(self._direction(call, "vjp", v))[0] if known is None else known[0]
-        return call.constant(result, call.scores.shape)
+        mean, _ = known or _estimate(call.sampler, "vjp", self._direction(call, "vjp", v), False)
+        return call.constant(mean, call.scores.shape)
 
     @_public
     def jvp(self, theta, t, *, seed=None):
         """The Jacobian-vector product ``D y_eps(theta) t``, of theta's shape."""
         call, known = self._prepare(theta, seed, "jvp", t)
-        result = call.sampler.jvp(self._direction(call, "jvp", t))[0] if known is None else known[0]
-        return call.constant(result, call.scores.shape)
+        mean, _ = known or _estimate(call.sampler, "jvp", self._direction(call, "jvp", t), False)
+        return call.constant(mean, call.scores.shape)
 
     @_public
     def jacobian(self, theta, *, seed=None):
@@ -228,15 +228,16 @@ class Perturbed:
         for additive noise; the estimate is only nearly so.
         """
         call, known = self._prepare(theta, seed, "jacobian")
-        result = call.sampler.jacobian()[0] if known is None else known[0]
-        return call.constant(result, _square(call.scores))
+        mean, _ = known or _estimate(call.sampler, "jacobian", None, False)
+        return call.constant(mean, _square(call.scores))
 
     @_public
     def vjp_epsilon(self, theta, v, *, seed=None):
         """``v^T d y_eps / d epsilon``, in the shape of the batch or, for a temperature a
         coordinate, of theta: what torch's ``backward()`` hands to a learned ``epsilon``."""
         call, _ = self._prepare(theta, seed, "vjp", v)
-        result = call.sampler.epsilon_vjp(self._direction(call, "vjp", v), None, None)
+        direction = as_companion(v, "v", call.scores)
+        result = call.sampler.epsilon_vjp(direction, None, None)
         shape = call.scores.batch if result.shape[1] == 1 else call.scores.shape
         return call.constant(result, shape)
 
@@ -377,15 +378,15 @@ class Perturbed:
         return as_companion(direction, "v" if of == "vjp" else "t", call.scores)
 
 
-def _estimate(sampler, of: str, direction):
-    """Mean and standard error of ``of``."""
+def _estimate(sampler, of: str, direction: np.ndarray | None, errors: bool = True):
+    """Mean and standard error of ``of``; derivatives skip the error unless asked for."""
     if of == "value":
         return sampler.value()
     if of == "max":
         return sampler.maximum()[:2]
     if of == "jacobian":
-        return sampler.jacobian(errors=True)
-    return getattr(sampler, of)(direction, errors=True)
+        return sampler.jacobian(errors=errors)
+    return getattr(sampler, of)(direction, errors=errors)
 
 
 def _square(scores: Scores) -> tuple[int, ...]:

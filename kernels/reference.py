@@ -8,11 +8,9 @@ Everything here materialises samples x rows x coordinates.
 from __future__ import annotations
 
 import functools as ft
-import heapq
 
 import numpy as np
 
-from . import noise32, noise64
 from .bits import fma
 from .codes import (
     ADDITIVE,
@@ -33,10 +31,9 @@ from .codes import (
 )
 from .noise import FAMILIES, GUMBEL, NORMAL
 from .philox import STREAM_NOISE, STREAM_REFINE, STREAM_SHIFT, words
+from .reference_solvers import argmax, formulas, grid_path, race_weights, ranks, topk
+from .reference_sums import mates, ordered_dot, ordered_sum, squares, tree_of_products, tree_sum
 
-CHUNK = 256
-LANES = 32
-STRANDS = 16
 MAX_FEW = 8
 
 
@@ -74,11 +71,6 @@ def designed_words(draws, row_ids, d):
     return noise_words(STREAM_NOISE, samples, row_ids, d, draws.seed), low
 
 
-def formulas(dtype):
-    """The module of noise formulas in that precision."""
-    return noise32 if dtype == np.float32 else noise64
-
-
 class Noise:
     """The noise of one call: ``z``, its scores, and the exponentials of the race."""
 
@@ -107,113 +99,6 @@ class Noise:
     @property
     def _name(self):
         return FAMILIES[self.family].name
-
-
-# ----------------------------------------------------------------------------------------- solvers
-
-
-def race_weights(theta, epsilon):
-    """``exp((max theta - theta) / eps)`` a row; 0 for +inf ("always"), +inf for -inf ("never")."""
-    finite = np.where(np.isfinite(theta), theta, -np.inf)
-    largest = finite.max(-1, keepdims=True)
-    with np.errstate(over="ignore", invalid="ignore"):
-        gap = np.where(np.isfinite(theta), (largest - theta) / epsilon.astype(theta.dtype), 0)
-    weights = formulas(theta.dtype).exp(gap.astype(theta.dtype))
-    weights = np.where(theta == -np.inf, np.inf, np.where(theta == np.inf, 0, weights))
-    return weights.astype(theta.dtype)
-
-
-def argmax(p):
-    """One-hot of the largest score; the lowest index wins a tie."""
-    return np.eye(p.shape[-1], dtype=np.int64)[np.argmax(p, axis=-1)]
-
-
-def ranks(p):
-    """Ascending, 1 .. d; of equal scores the lowest index gets the largest rank."""
-    order = np.argsort(p[..., ::-1], axis=-1, kind="stable")
-    position = np.empty_like(order)
-    np.put_along_axis(position, order, np.arange(p.shape[-1]), -1)
-    return position[..., ::-1] + 1
-
-
-def topk(p, k):
-    """Ones at the k largest; the lowest index wins a tie."""
-    return (ranks(p) > p.shape[-1] - k).astype(np.int64)
-
-
-def neighbours(cell, height, width, connectivity):
-    """A cell's neighbours in row-major order."""
-    row, column = divmod(cell, width)
-    for i, j in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
-        inside = 0 <= row + i < height and 0 <= column + j < width
-        if inside and (connectivity == 8 or 0 in (i, j)):
-            yield (row + i) * width + column + j
-
-
-def dijkstra(costs, source, connectivity):
-    """Distances from ``source`` on an (H, W) grid of vertex costs, both end cells counted."""
-    height, width = costs.shape
-    costs = costs.ravel()
-    distance = np.full(costs.shape, np.inf, costs.dtype)
-    distance[source] = costs[source]
-    heap = [(distance[source], source)]
-    while heap:
-        known, v = heapq.heappop(heap)
-        if known > distance[v]:
-            continue
-        for u in neighbours(v, height, width, connectivity):
-            through = known + costs[u]
-            if through < distance[u]:
-                distance[u] = through
-                heapq.heappush(heap, (through, u))
-    return distance
-
-
-def cheapest_path(costs, source, target, connectivity):
-    """0/1 indicators of the path that the tie rule of ``kernels/cpu/grid_path.py`` chooses."""
-    height, width = costs.shape
-    distance, flat = dijkstra(costs, source, connectivity), costs.ravel()
-    if not np.isfinite(distance[target]):
-        raise ValueError("no path of finite cost")
-
-    def explain(v):
-        near = neighbours(v, height, width, connectivity)
-        return [u for u in near if distance[u] + flat[v] == distance[v]]
-
-    def has_way_on(v):
-        return v == source or any(distance[u] < distance[v] for u in explain(v))
-
-    @ft.cache
-    def level(v):
-        """Steps through equal distances to the nearest cell that has a smaller one."""
-        frontier, seen, steps = [v], {v}, 0
-        while not any(map(has_way_on, frontier)):
-            frontier = list(dict.fromkeys(u for x in frontier for u in explain(x) if u not in seen))
-            seen.update(frontier)
-            steps += 1
-        return steps
-
-    path = np.zeros(flat.shape, np.int64)
-    v = target
-    path[v] = 1
-    while v != source:
-        if has_way_on(v):
-            v = next(u for u in explain(v) if distance[u] < distance[v])
-        else:
-            v = next(u for u in explain(v) if level(u) == level(v) - 1)
-        path[v] = 1
-    return path
-
-
-def grid_path(p, options, places):
-    """The cheapest path of every sample and row, costs clipped from below."""
-    height, width, connectivity, bits = options
-    least = p.dtype.type(np.int64(bits).view(np.float64))
-    solutions = np.empty(p.shape, np.int64)
-    for m, b in np.ndindex(p.shape[:2]):
-        costs = np.where(p[m, b] > least, p[m, b], least).reshape(height, width)
-        solutions[m, b] = cheapest_path(costs, *map(int, places[b]), connectivity)
-    return solutions
 
 
 # --------------------------------------------------------------------------------------- the pass
@@ -361,60 +246,6 @@ class Pass:
         return np.stack([tree_sum(x), tree_of_products(x, self.z[:, b])])
 
 
-def mates(x):
-    """Samples 2 j and 2 j + 1 exchanged; the last of an odd number has none."""
-    result = np.zeros_like(x)
-    even = len(x) // 2 * 2
-    result[0:even:2], result[1:even:2] = x[1:even:2], x[0:even:2]
-    return result
-
-
-# ---------------------------------------------------------------------------------------- the sums
-
-
-def tree_of_products(a, b):
-    """``sum_m a_m b_m`` over the fixed tree, (M, k) and (M, k) give (k,) float64."""
-    a, b = np.broadcast_arrays(a, b)
-    total = np.zeros(a.shape[1])
-    for strand in range(STRANDS):
-        partial = np.zeros_like(total)
-        for m in range(strand * CHUNK, len(a), STRANDS * CHUNK):
-            x, y = a[m : m + CHUNK], b[m : m + CHUNK]
-            lanes = np.zeros((LANES, a.shape[1]), a.dtype)
-            for k in range(0, len(x), LANES):
-                n = len(x[k : k + LANES])
-                lanes[:n] = fma(x[k : k + LANES], y[k : k + LANES], lanes[:n])
-            while len(lanes) > 1:
-                lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
-            partial += lanes[0].astype(np.float64)
-        total += partial
-    return total
-
-
-def tree_sum(terms):
-    """``sum_m terms_m`` over the fixed tree."""
-    return tree_of_products(np.ones_like(terms), terms)
-
-
-def ordered_sum(terms):
-    """``sum_m terms_m`` in float64, sample by sample within a strand; (M, k) gives (k,)."""
-    total = np.zeros(terms.shape[1])
-    for strand in range(STRANDS):
-        partial = np.zeros_like(total)
-        for m in range(strand * CHUNK, len(terms), STRANDS * CHUNK):
-            for term in terms[m : m + CHUNK].astype(np.float64):
-                partial += term
-        total += partial
-    return total
-
-
-def squares(terms, tree):
-    """``sum_m terms_m^2`` over a tree; in float64 where it is ``ordered_sum``."""
-    if tree is ordered_sum:
-        return ordered_sum(terms.astype(np.float64) ** 2)
-    return tree_of_products(terms, terms)
-
-
 # ---------------------------------------------------------------------------- the plain argmax
 
 
@@ -443,11 +274,3 @@ def argmax_vjp(theta, epsilon, draws: Draws, v, mean):
         terms = weights * scores[:, b]
         rows.append([tree_of_products(weights, scores[:, b]), tree_of_products(terms, terms)])
     return np.array(rows)
-
-
-def ordered_dot(a, b):
-    """``<a, b>`` in float64, coordinate by coordinate."""
-    total = np.float64(0.0)
-    for x, y in zip(a.astype(np.float64), b.astype(np.float64), strict=True):
-        total += x * y
-    return total

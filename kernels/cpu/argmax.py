@@ -35,7 +35,7 @@ from numba.extending import overload
 
 from .. import noise32, noise64
 from ..bits import float32, fma, select, sqrt, uint32
-from ..codes import MAXIMUM, VALUE, VJP
+from ..codes import MAXIMUM, VJP
 from ..noise import NORMAL
 from ..noise32 import exp
 from ._jit import jitable, kernel
@@ -234,8 +234,9 @@ def run(
 ):  # fmt: skip
     """Tasks ``task_begin .. task_end - 1``: a row each (``parts`` = 1) or a strand of one (16).
 
-    ``epsilons`` and ``row_ids`` have an entry a row. ``counts`` (tasks, d) and ``sums`` (tasks, ...) receive integers and float64 totals. Where
-    ``decided`` (rows, num_samples) has room, VALUE writes the winners there and VJP reads them.
+    ``epsilons`` and ``row_ids`` have an entry a row. ``counts`` (tasks, d) and ``sums``
+    (tasks, ...) receive integers and float64 totals. Where ``decided`` (rows, num_samples) has
+    room, VALUE and MAXIMUM write the winners there and VJP reads them.
     """
     d = theta.shape[1]
     quads = (d + 3) // 4
@@ -264,7 +265,7 @@ def run(
                         lanes = consecutive(sample + j)
                         w = winners(plan, d, epsilon, family, lanes, row, key)
                         store(won, j, w)
-                if operation == VALUE and decided.size > 0:
+                if operation != VJP and decided.size > 0:
                     decided[b, m : m + n] = won[:n]
                 if operation != VJP:
                     add_counts(won, n, counts[task])

@@ -12,7 +12,7 @@ from ..bits import int32, select
 from ..codes import RACE
 from ._jit import jitable, kernel
 from .argmax import race_weights
-from .fused import run_few, run_samples
+from .fused import run_tasks
 from .simd import LANES, broadcast, load, store
 
 
@@ -69,20 +69,9 @@ NS_PER_COORDINATE = 1.5
 
 
 @kernel
-def run(
-    few, begin, end, parts, operation, draw, key, directions, theta, scale, row_ids,
-    num_samples, first_sample, v, mean, pull, options, places, memo, solutions, counts, sums,
-):  # fmt: skip
+def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
-    if few:
-        run_few(
-            workspace, prepare, solve, note, recall, begin, end, operation, draw, key, directions,
-            theta, scale, row_ids, num_samples, first_sample, v, mean, pull, options, places, memo,
-            counts, sums,
-        )  # fmt: skip
-    else:
-        run_samples(
-            workspace, prepare, solve, note, recall, begin, end, parts, operation, draw, key,
-            directions, theta, scale, row_ids, num_samples, first_sample, v, mean, pull, options,
-            places, memo, solutions, counts, sums,
-        )  # fmt: skip
+    run_tasks(
+        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
+        solutions, counts, sums,
+    )  # fmt: skip

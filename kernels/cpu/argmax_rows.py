@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..bits import fma, select
-from ..codes import MAXIMUM, VALUE, VJP
+from ..codes import MAXIMUM, VJP
 from ._jit import jitable, kernel
 from .accumulate import expected
 from .argmax import TILE, race_weight, winners
@@ -145,7 +145,7 @@ def run(
                 if operation == VJP:
                     weights[m, lane] = direction[b, i] - centre
                     continue
-                if operation == VALUE and decided.size > 0:
+                if decided.size > 0:
                     decided[b, m] = i
                 counts[b, i] += 1
                 if operation == MAXIMUM:

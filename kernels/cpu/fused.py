@@ -64,11 +64,12 @@ def copy_solutions(y, d, count, solutions):
 
 @jitable
 def run_samples(
-    workspace, prepare, solve, note, recall,
-    task_begin, task_end, parts, operation, draw, key, directions, theta, scale, row_ids,
-    num_samples, first_sample, v, mean, pull, options, places, memo, solutions, counts, sums,
+    workspace, prepare, solve, note, recall, task_begin, task_end, parts, operation, call, memo,
+    solutions, counts, sums,
 ):  # fmt: skip
     """Tasks of rows (``parts`` = 1) or of strands of rows (16); lanes are samples."""
+    draw, key, directions, theta, scale, row_ids, window, v, mean, pull, options, places = call
+    num_samples, first_sample = window
     d = theta.shape[1]
     size = (d + 3) // 4 * 4
     block = CHUNK if operation == JACOBIAN or d <= WIDE else LANES
@@ -76,7 +77,7 @@ def run_samples(
     zero = theta.dtype.type(0.0)
     padded, scales = np.zeros(size, theta.dtype), np.ones(size, theta.dtype)
     p = np.empty((size, block), theta.dtype)
-    s = room(operation == VJP or operation == JVP or operation == JACOBIAN, size, block, theta)
+    s = room(operation in (VJP, JVP, JACOBIAN), size, block, theta)
     z = room(operation == MOMENTS, size, block, theta)
     y = np.empty((d, block), np.int32)
     weights = np.zeros(block, theta.dtype)
@@ -151,15 +152,16 @@ def gather(values, which, count, lanes):
 
 @jitable
 def run_few(
-    workspace, prepare, solve, note, recall,
-    block_begin, block_end, operation, draw, key, directions, theta, scale, row_ids,
-    num_samples, first_sample, v, mean, pull, options, places, memo, counts, sums,
+    workspace, prepare, solve, note, recall, block_begin, block_end, operation, call, memo, counts,
+    sums,
 ):  # fmt: skip
     """Blocks of thirty-two rows of at most ``MAX_FEW`` samples: value, maximum and vjp.
 
     Lane ``l`` of group ``g`` is sample ``n % M`` of the block's row ``n // M``, ``n = 32 g + l``:
     all lanes are full whatever the number of samples.
     """
+    draw, key, directions, theta, scale, row_ids, window, v, mean, pull, options, places = call
+    num_samples, first_sample = window
     d = theta.shape[1]
     size = (d + 3) // 4 * 4
     paired = draw[2] == ANTITHETIC
@@ -252,3 +254,24 @@ def add_solution(y, p, d, lane, paired, maximum, counts, sums):
         if paired:
             value += value_of(y, p, d, mate)
         sums[1, 0] += value * value
+
+
+@jitable
+def run_tasks(
+    workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
+    solutions, counts, sums,
+):  # fmt: skip
+    """Tasks ``begin .. end - 1`` of an oracle: its entry point is this, compiled.
+
+    ``call`` is (draw, key, directions, theta, scale, row_ids, (num_samples, first_sample), v, mean,
+    pull, options, places), the same for all tasks; ``launch.py`` makes it.
+    """
+    if few:
+        run_few(
+            workspace, prepare, solve, note, recall, begin, end, operation, call, memo, counts, sums
+        )
+    else:
+        run_samples(
+            workspace, prepare, solve, note, recall, begin, end, parts, operation, call, memo,
+            solutions, counts, sums,
+        )  # fmt: skip

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..bits import bits_float, int32, select
 from ._jit import jitable, kernel
-from .fused import run_few, run_samples
+from .fused import run_tasks
 from .simd import LANES, any_lane, broadcast, load, store
 
 NS_PER_COORDINATE = 3.0
@@ -183,16 +183,16 @@ def level_predecessor(distance, costs, before, v, source, size, lane, cells, lev
             x = cells[i]
             for k in range(8 if diagonal else 4):
                 u = neighbour(x, k, height, width, diagonal)
-                if u >= 0 and levels[u] >= 0 and levels[u] + 1 < levels[x]:
-                    if tight(distance, costs, u, x, width, lane):
-                        levels[x] = levels[u] + 1
-                        falling = True
+                nearer = u >= 0 and levels[u] >= 0 and levels[u] + 1 < levels[x]
+                if nearer and tight(distance, costs, u, x, width, lane):
+                    levels[x] = levels[u] + 1
+                    falling = True
     result = -1
     for k in range(8 if diagonal else 4):
         u = neighbour(v, k, height, width, diagonal)
-        if result < 0 and u >= 0 and levels[u] >= 0 and levels[u] + 1 == levels[v]:
-            if tight(distance, costs, u, v, width, lane):
-                result = u
+        nearer = u >= 0 and levels[u] >= 0 and levels[u] + 1 == levels[v]
+        if result < 0 and nearer and tight(distance, costs, u, v, width, lane):
+            result = u
     for i in range(count):
         levels[cells[i]] = -1
     return result
@@ -203,9 +203,9 @@ def step_aside(distance, costs, before, v, source, height, width, diagonal, lane
     """The first neighbour of equal distance that explains ``D(v)`` and has a way on; or -1."""
     for k in range(8 if diagonal else 4):
         u = neighbour(v, k, height, width, diagonal)
-        if u >= 0 and (before[u, lane] >= 0 or u == source):
-            if tight(distance, costs, u, v, width, lane):
-                return u
+        has_way_on = u >= 0 and (before[u, lane] >= 0 or u == source)
+        if has_way_on and tight(distance, costs, u, v, width, lane):
+            return u
     return -1
 
 
@@ -334,20 +334,9 @@ def recall(p, d, count, options, memo, group, work, y):
 
 
 @kernel
-def run(
-    few, begin, end, parts, operation, draw, key, directions, theta, scale, row_ids,
-    num_samples, first_sample, v, mean, pull, options, places, memo, solutions, counts, sums,
-):  # fmt: skip
+def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
-    if few:
-        run_few(
-            workspace, prepare, solve, note, recall, begin, end, operation, draw, key, directions,
-            theta, scale, row_ids, num_samples, first_sample, v, mean, pull, options, places, memo,
-            counts, sums,
-        )  # fmt: skip
-    else:
-        run_samples(
-            workspace, prepare, solve, note, recall, begin, end, parts, operation, draw, key,
-            directions, theta, scale, row_ids, num_samples, first_sample, v, mean, pull, options,
-            places, memo, solutions, counts, sums,
-        )  # fmt: skip
+    run_tasks(
+        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
+        solutions, counts, sums,
+    )  # fmt: skip

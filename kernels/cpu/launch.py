@@ -199,20 +199,23 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     pull = (
         1 / (draws.num_samples - 2) if draws.design == ANTITHETIC and draws.num_samples > 2 else 0
     )
-    operands = (
-        operation, (draws.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
-        np.empty((0, 0), np.uint32) if draws.directions is None else _compiled_layout(draws.directions),
-        call.theta, _compiled_layout(scale), call.row_ids, draws.num_samples, draws.sample_offset,
-        call.direction, call.mean, call.theta.dtype.type(pull), np.array(problem.options, np.int64),
-        np.empty((0, 0), np.int64) if problem.places is None else problem.places,
-        np.empty((0, 0, 0), np.int32) if call.memo is None else call.memo,
-        np.empty((0, 0, 0), np.int32) if solutions is None else solutions,
-        counts, sums,
+    none = np.empty((0, 0, 0), np.int32)
+    directions = np.empty((0, 0), np.uint32)
+    if draws.directions is not None:
+        directions = _compiled_layout(draws.directions)
+    places = np.empty((0, 0), np.int64) if problem.places is None else problem.places
+    kernel_call = (
+        (draws.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
+        directions, call.theta, _compiled_layout(scale), call.row_ids,
+        (draws.num_samples, draws.sample_offset), call.direction, call.mean,
+        call.theta.dtype.type(pull), np.array(problem.options, np.int64), places,
     )  # fmt: skip
+    memo = none if call.memo is None else call.memo
+    solutions = none if solutions is None else solutions
     oracle = _module(problem)
 
     def tasks(begin: int, end: int) -> None:
-        oracle.run(few, begin, end, parts, *operands)
+        oracle.run(few, begin, end, parts, operation, kernel_call, memo, solutions, counts, sums)
 
     num_tasks = -(-rows // LANES) if few else rows * parts
     run_tasks(tasks, num_tasks, oracle.NS_PER_COORDINATE * rows * draws.num_samples * d)

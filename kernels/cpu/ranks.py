@@ -3,13 +3,13 @@
     rank_i = 1 + #{j < i : p_i > p_j} + #{j > i : p_i >= p_j}
 
 **Counting**, the formula above, has no branch and moves no data: d^2 comparisons, a lane a sample.
-**Sorting**, above ``COUNTING_32`` coordinates: a bitonic network of packed words (score, ~index), whose
-order is that of the formula, all lanes at once; then a scatter of positions. Two steps of the
+**Sorting**, above ``COUNTING_32`` coordinates: a bitonic network of packed words (score, ~index),
+whose order is that of the formula, all lanes at once; then a scatter of positions. Two steps of the
 network share one pass over memory. float64 words do not pack: above ``COUNTING_64`` its lanes are
 sorted one by one. All give the same ranks.
 
-Measured on one Zen 5 core, float32, nanoseconds a coordinate (without its noise) at d = 10, 32, 100,
-200, 1000, 4000: counting 1.1, 0.7, 1.4, 2.7, 13, 54; sorting 2.3, 1.4, 1.2, 1.8, 2.5, 3.6.
+Measured on one Zen 5 core, float32, nanoseconds a coordinate (without its noise) at d = 10, 32,
+100, 200, 1000, 4000: counting 1.1, 0.7, 1.4, 2.7, 13, 54; sorting 2.3, 1.4, 1.2, 1.8, 2.5, 3.6.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numba.extending import overload
 
 from ..bits import float_bits, select, uint32, uint64
 from ._jit import jitable, kernel
-from .fused import run_few, run_samples
+from .fused import run_tasks
 from .simd import LANES, broadcast, load, store
 
 COUNTING_32, COUNTING_64 = 80, 2048
@@ -149,7 +149,7 @@ def ordered(a, b):
 @jitable
 def flip_pass(words, n, size):
     """First two steps of merging blocks of ``size``: mirror images, then halves of each half."""
-    half, quarter = size // 2, size // 4
+    quarter = size // 4
     for base in range(0, n, size):
         for i in range(max(quarter, 1)):
             w, x = base + i, base + size - 1 - i
@@ -257,20 +257,9 @@ def _(p, d, count, work, y):
 
 
 @kernel
-def run(
-    few, begin, end, parts, operation, draw, key, directions, theta, scale, row_ids,
-    num_samples, first_sample, v, mean, pull, options, places, memo, solutions, counts, sums,
-):  # fmt: skip
+def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
-    if few:
-        run_few(
-            workspace, prepare, solve, note, recall, begin, end, operation, draw, key, directions,
-            theta, scale, row_ids, num_samples, first_sample, v, mean, pull, options, places, memo,
-            counts, sums,
-        )  # fmt: skip
-    else:
-        run_samples(
-            workspace, prepare, solve, note, recall, begin, end, parts, operation, draw, key,
-            directions, theta, scale, row_ids, num_samples, first_sample, v, mean, pull, options,
-            places, memo, solutions, counts, sums,
-        )  # fmt: skip
+    run_tasks(
+        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
+        solutions, counts, sums,
+    )  # fmt: skip

@@ -23,7 +23,7 @@ from numba.extending import overload
 
 from ..bits import bits_float, float_bits, int32, select
 from ._jit import jitable, kernel
-from .fused import run_few, run_samples
+from .fused import run_tasks
 from .simd import LANES, any_lane, broadcast, load, store
 
 INSERTED = 24
@@ -233,20 +233,9 @@ def _(threshold, i, memo, lane):
 
 
 @kernel
-def run(
-    few, begin, end, parts, operation, draw, key, directions, theta, scale, row_ids,
-    num_samples, first_sample, v, mean, pull, options, places, memo, solutions, counts, sums,
-):  # fmt: skip
+def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
-    if few:
-        run_few(
-            workspace, prepare, solve, note, recall, begin, end, operation, draw, key, directions,
-            theta, scale, row_ids, num_samples, first_sample, v, mean, pull, options, places, memo,
-            counts, sums,
-        )  # fmt: skip
-    else:
-        run_samples(
-            workspace, prepare, solve, note, recall, begin, end, parts, operation, draw, key,
-            directions, theta, scale, row_ids, num_samples, first_sample, v, mean, pull, options,
-            places, memo, solutions, counts, sums,
-        )  # fmt: skip
+    run_tasks(
+        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
+        solutions, counts, sums,
+    )  # fmt: skip
