@@ -8,12 +8,14 @@ that ``both`` needs beyond imports, inputs and compiled code, each measured in a
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 if not __package__:  # run as a file: the folder above holds the package
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -24,10 +26,11 @@ from benchmarks.report import Record, environment, growth_table, timing_table
 from benchmarks.workloads import GROWTH, ORACLES, SIZE_NAMES, SIZES, Workload, workloads
 
 MEMORY_LIMIT_GB = 8.0
-CALL_LIMIT_SECONDS = 10.0
-"""A contender that would take longer is timed on fewer rows, and its numbers are scaled."""
+CALL_LIMIT_SECONDS = 30.0
 QUICK_ROUNDS = 3
 MAX_Z = 5.0
+CHECKED_ROWS = 64
+"""A z-score of n rows cannot exceed sqrt(n): fewer rows are checked with several seeds."""
 
 
 def reason_to_skip(contender: Contender, workload: Workload) -> str | None:
@@ -37,34 +40,26 @@ def reason_to_skip(contender: Contender, workload: Workload) -> str | None:
     needed = contender.bytes_per_draw * workload.draws / 1e9
     if needed > MEMORY_LIMIT_GB:
         return f"needs about {needed:.0f} GB, limit {MEMORY_LIMIT_GB:.0f} GB"
+    seconds = contender.seconds_per_draw * workload.draws
+    if seconds > CALL_LIMIT_SECONDS:
+        return f"a call takes about {seconds:.0f} s, limit {CALL_LIMIT_SECONDS:.0f} s"
     return None
 
 
-def affordable(contender: Contender, workload: Workload) -> Workload:
-    """``workload``, or as many of its rows as one call can solve in ``CALL_LIMIT_SECONDS``."""
-    seconds = contender.seconds_per_draw * workload.draws
-    if seconds <= CALL_LIMIT_SECONDS:
-        return workload
-    return replace(workload, rows=max(1, int(workload.rows * CALL_LIMIT_SECONDS / seconds)))
-
-
-def z_scores(calls: Calls, reference: Calls) -> tuple[float, float]:
-    """How far value and VJP are from the reference's, in standard errors, on other seeds."""
-    triples = zip(calls.both(0), reference.both(1), reference.both(2), strict=True)
-    forward, derivative = (agreement(*triple) for triple in triples)
-    return forward, derivative
-
-
-def _ready(contender: Contender, reference: Contender, workload: Workload, row: dict) -> Calls:
-    """Build and check a contender; ``row`` is told its memory and how it agrees."""
-    part = affordable(contender, workload)
-    calls = contender.build(part)
-    row["rows_timed"] = part.rows
-    row["peak_extra_mb"] = peak_extra_mb(contender, part) * workload.rows / part.rows
-    row["z_scores"] = z_scores(calls, reference.build(part))
-    if max(map(abs, row["z_scores"])) > MAX_Z:
-        raise SystemExit(f"{row['contender']} computes something else: {row} on {workload}")
-    return calls
+def z_scores(calls: Calls, reference: Calls, rows: int) -> dict[str, tuple[float, float]]:
+    """How far a contender's value and VJP are from the reference's, in standard errors."""
+    seeds = range(0, 4 * math.ceil(CHECKED_ROWS / rows), 4)
+    runs = [
+        (calls.both(s), calls.both(s + 1), reference.both(s + 2), reference.both(s + 3))
+        for s in seeds
+    ]
+    scores = {}
+    for i, name in enumerate(("value", "vjp")):
+        estimates = (
+            np.concatenate([np.asarray(r[i]) for r in run]) for run in zip(*runs, strict=True)
+        )
+        scores[name] = agreement(*estimates)
+    return scores
 
 
 def compare(workload: Workload, rounds: int) -> tuple[list[dict], list[float]]:
@@ -76,16 +71,20 @@ def compare(workload: Workload, rounds: int) -> tuple[list[dict], list[float]]:
     """
     contenders = CONTENDERS[workload.oracle]
     rows = [{"contender": c.name, "skipped": reason_to_skip(c, workload)} for c in contenders]
-    running = [(c, r) for c, r in zip(contenders, rows, strict=True) if r["skipped"] is None]
-    reference = running[0][0]
-    calls = [_ready(contender, reference, workload, row) for contender, row in running]
-    kept = interleaved(calls, rounds)
-    for i, (_, row) in enumerate(running):
-        factor = 1e3 * workload.rows / row["rows_timed"]
-        for name in ("forward", "both"):
-            row[f"{name}_ms"] = [factor * getattr(r, name)[i] for r in kept]
+    chosen = [(c, r) for c, r in zip(contenders, rows, strict=True) if r["skipped"] is None]
+    running = [row for _, row in chosen]
+    built = [contender.build(workload) for contender, _ in chosen]
+    for (contender, row), calls in zip(chosen, built, strict=True):
+        row["peak_extra_mb"] = peak_extra_mb(contender, workload)
+        row["z_scores"] = z_scores(calls, built[0], workload.rows)
+        if max(abs(z) for pair in row["z_scores"].values() for z in pair) > MAX_Z:
+            raise SystemExit(f"{row['contender']} computes something else: {row} on {workload}")
+    kept = interleaved(built, rounds)
+    for name in ("forward", "both"):
+        for i, row in enumerate(running):
+            row[f"{name}_ms"] = [1e3 * getattr(r, name)[i] for r in kept]
             row[f"{name}_median_ms"] = statistics.median(row[f"{name}_ms"])
-            row[f"{name}_ratio"] = row[f"{name}_median_ms"] / running[0][1][f"{name}_median_ms"]
+            row[f"{name}_ratio"] = row[f"{name}_median_ms"] / running[0][f"{name}_median_ms"]
     return rows, [r.foreign_cpus for r in kept]
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 import dpo
 
-from ._exact import Exact, exact_answers
+from ._answers import answers, epsilon_derivative
+from ._exact import Exact
 from ._statistics import student_scores
 
 NOISES = ("normal", "gumbel", "logistic")
@@ -23,34 +24,74 @@ SPELLED = {"normal": "normal", "gumbel": "Gumbel", "logistic": "logistic"}
 """The noises as a sentence writes them."""
 OUTPUTS = ("value", "max", "vjp", "jvp", "jacobian")
 DERIVATIVES = ("vjp", "jvp", "jacobian")
-REDUCTIONS = ("loo", "none")
+NAMES = {
+    "value": "value",
+    "max": "maximum",
+    "vjp": "VJP",
+    "jvp": "JVP",
+    "jacobian": "Jacobian",
+    "vjp_epsilon": "VJP in ε",
+}
+"""The outputs as a sentence writes them."""
+REDUCTIONS = {
+    "loo": "leave-one-out",
+    "none": "plain",
+    "antithetic": "antithetic",
+    "qmc": "quasi-Monte-Carlo",
+}
+"""The variance reductions as a sentence writes them."""
 
 _FEWEST_WINS = 1000
-"""Wins each coordinate must expect in all, for the central limit theorem to reach ``|z| = 7``."""
+"""How often the rarest event must be expected in all, for the central limit theorem to reach
+``|z| = 7``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Scores of shape (rows, d), representable in float32, with a temperature and a noise."""
+    """Scores of shape (rows, d), or costs (rows, H, W), representable in float32, and the layer.
+
+    Grids are flattened in every answer.
+    """
 
     name: str
     theta: np.ndarray
-    epsilon: float
+    epsilon: float | np.ndarray
+    """A number, (rows,) numbers, or one for each entry of ``theta``."""
     noise: str
+    oracle: dpo.Oracle = field(default_factory=dpo.Argmax)
+    perturbation: str = "additive"
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """The shape of one instance."""
+        return self.theta.shape[1:]
 
     @ft.cached_property
     def direction(self) -> np.ndarray:
         """The cotangent of the VJP and the tangent of the JVP, (d,)."""
-        d = self.theta.shape[-1]
+        d = int(np.prod(self.event))
         return in_float32(np.random.default_rng(d).normal(size=d))[0]
+
+    @property
+    def _rows(self):
+        """Scores and temperatures, row by row."""
+        a_coordinate = np.shape(self.epsilon) == self.theta.shape
+        shape = self.theta.shape if a_coordinate else len(self.theta)
+        epsilon = np.broadcast_to(self.epsilon, shape)
+        return zip(self.theta, epsilon, strict=True)
 
     @ft.cached_property
     def answers(self) -> list[Exact]:
         """The exact answers, row by row."""
-        return [exact_answers(row, self.epsilon, self.noise) for row in self.theta]
+        return [
+            answers(self.oracle, theta, epsilon, self.noise, self.perturbation)
+            for theta, epsilon in self._rows
+        ]
 
     def exact(self, of: str) -> np.ndarray:
         """The expectation of the output ``of``, rows first."""
+        if of == "vjp_epsilon":
+            return self._by_epsilon
         pick: dict[str, Callable] = {
             "value": lambda a: a.value,
             "max": lambda a: a.max,
@@ -59,6 +100,17 @@ class Case:
             "jacobian": lambda a: a.jacobian,
         }
         return np.stack([pick[of](answers) for answers in self.answers])
+
+    @ft.cached_property
+    def _by_epsilon(self) -> np.ndarray:
+        """``v^T d y_eps / d eps``, (rows,) or, with a temperature a coordinate, (rows, d)."""
+        return np.stack(
+            [
+                self.direction
+                @ epsilon_derivative(self.oracle, theta, epsilon, self.noise, self.perturbation)
+                for theta, epsilon in self._rows
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -78,19 +130,45 @@ Draw = Callable[[Case, Plan], tuple[np.ndarray, np.ndarray]]
 
 
 def from_library(case: Case, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    """The library itself: ``dpo.Perturbed.estimate`` on R copies of the case's rows."""
-    layer = dpo.Perturbed(
-        noise=case.noise,
-        epsilon=case.epsilon,
-        num_samples=plan.num_samples,
-        variance_reduction=plan.variance_reduction,
+    """The library itself: ``dpo.Perturbed.estimate`` on R copies of the case's rows.
+
+    Derivatives in the temperature come without standard errors: NaN.
+    """
+    layer = layer_of(case, plan.num_samples, plan.variance_reduction)
+    theta = case.theta.astype(plan.dtype)
+    theta = np.broadcast_to(theta, (plan.replicates, *theta.shape))
+    direction = case.direction.astype(plan.dtype).reshape(case.event)
+    shape = (plan.replicates, *case.exact(plan.of).shape)
+    if plan.of == "vjp_epsilon":
+        mean = layer.vjp_epsilon(theta, direction, seed=plan.seed)
+        error = np.full_like(mean, np.nan)
+    else:
+        given = direction if plan.of in ("vjp", "jvp") else None
+        mean, error, _ = layer.estimate(theta, of=plan.of, direction=given, seed=plan.seed)
+    return (
+        mean.astype(np.float64).reshape(shape),
+        error.astype(np.float64).reshape(shape),
     )
-    theta: np.ndarray = np.tile(case.theta.astype(plan.dtype), (plan.replicates, 1, 1))
-    direction: np.ndarray | None = None
-    if plan.of in ("vjp", "jvp"):
-        direction = case.direction.astype(plan.dtype)
-    mean, error, _ = layer.estimate(theta, of=plan.of, direction=direction, seed=plan.seed)
-    return mean.astype(np.float64), error.astype(np.float64)
+
+
+def layer_of(case: Case, num_samples: int | dpo.Adaptive, variance_reduction: str) -> dpo.Perturbed:
+    """The layer for scores of shape (replicates, rows, ...)."""
+    epsilon = case.epsilon
+    if np.shape(epsilon) == case.theta.shape:
+        epsilon = np.asarray(epsilon)[None]  # as many axes as the scores: a coordinate each
+    return dpo.Perturbed(
+        case.oracle,
+        noise=case.noise,
+        epsilon=epsilon,
+        num_samples=num_samples,
+        variance_reduction=variance_reduction,
+        perturbation=case.perturbation,
+    )
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter, as a sentence begins."""
+    return text[:1].upper() + text[1:]
 
 
 def bias_scores(draw: Draw, case: Case, plan: Plan) -> np.ndarray:
@@ -100,11 +178,12 @@ def bias_scores(draw: Draw, case: Case, plan: Plan) -> np.ndarray:
 
 def compare(estimates: np.ndarray, case: Case, plan: Plan) -> np.ndarray:
     """``bias_scores`` of replicates already drawn."""
-    wins = plan.replicates * plan.num_samples * case.exact("value").min()
+    rarest = min(answer.rarest for answer in case.answers)
+    wins = plan.replicates * plan.num_samples * rarest
     if wins < _FEWEST_WINS:
         raise ValueError(
-            f"case {case.name!r} with {case.noise} noise expects only {wins:.0f} wins of its "
-            f"rarest coordinate; raise epsilon or the number of samples to reach {_FEWEST_WINS}"
+            f"case {case.name!r} with {case.noise} noise expects only {wins:.0f} times its rarest "
+            f"event; raise epsilon or the number of samples to reach {_FEWEST_WINS}"
         )
     return student_scores(estimates, case.exact(plan.of))
 
@@ -112,13 +191,3 @@ def compare(estimates: np.ndarray, case: Case, plan: Plan) -> np.ndarray:
 def in_float32(*rows) -> np.ndarray:
     """Scores rounded once, so that float32 and float64 runs share their exact answers."""
     return np.atleast_2d(np.asarray(rows, np.float32)).astype(np.float64)
-
-
-THREE = in_float32([-0.6, -0.5, 0.5])
-FIVE = in_float32([-0.6, 1.9, -0.2, 1.1, -1.0])
-
-
-def random_scores(rows: int, d: int) -> np.ndarray:
-    """Fixed scores, spread so little that every coordinate wins now and then, (rows, d)."""
-    scores = np.random.default_rng(1000 + d).uniform(-0.6, 0.6, size=(rows, d))
-    return scores.astype(np.float32).astype(np.float64)

@@ -31,11 +31,17 @@ class Exact(NamedTuple):
     """``F_eps``."""
     jacobian: np.ndarray
     """``D y_eps``, (d, d)."""
+    rarest: float
+    """The probability of the rarest event that moves an estimate: that the least likely wins."""
 
 
-class _Quadrature(NamedTuple):
+class Law(NamedTuple):
+    """A noise distribution as quadrature needs it."""
+
     log_cdf: Callable
+    log_density: Callable
     reverse_hazard: Callable
+    mean: float
     lowest: float
     """Below this the CDF is under 1e-17: nobody wins there."""
     highest: float
@@ -47,16 +53,40 @@ def _normal_reverse_hazard(u):
     return np.exp(-0.5 * u * u - 0.5 * np.log(2 * np.pi) - log_ndtr(u))
 
 
-_QUADRATURES = {
-    "normal": _Quadrature(log_ndtr, _normal_reverse_hazard, -9.0, 9.0, 0.125),
-    "gumbel": _Quadrature(lambda u: -np.exp(-u), lambda u: np.exp(-u), -4.0, 45.0, 0.125),
-    "logistic": _Quadrature(log_expit, lambda u: expit(-u), -42.0, 45.0, 0.25),
+LAWS = {
+    "normal": Law(
+        log_ndtr,
+        lambda u: -0.5 * u * u - 0.5 * np.log(2 * np.pi),
+        _normal_reverse_hazard,
+        0.0,
+        -9.0,
+        9.0,
+        0.125,
+    ),
+    "gumbel": Law(
+        lambda u: -np.exp(-u),
+        lambda u: -u - np.exp(-u),
+        lambda u: np.exp(-u),
+        float(np.euler_gamma),
+        -4.0,
+        45.0,
+        0.125,
+    ),
+    "logistic": Law(
+        log_expit,
+        lambda u: log_expit(u) + log_expit(-u),
+        lambda u: expit(-u),
+        0.0,
+        -42.0,
+        45.0,
+        0.25,
+    ),
 }
 
 
 def by_quadrature(theta: ArrayLike, epsilon: float, noise: str, refine: int = 1) -> Exact:
     """All three answers by the trapezoid rule; ``refine`` divides the step."""
-    rule = _QUADRATURES[noise]
+    rule = LAWS[noise]
     x = np.asarray(theta, np.float64) / epsilon
     step = rule.step / refine
     t = np.arange(x.max() + rule.lowest, x.max() + rule.highest + np.log(x.size), step)
@@ -66,7 +96,9 @@ def by_quadrature(theta: ArrayLike, epsilon: float, noise: str, refine: int = 1)
     jacobian = -(hazard * weight[:, None]).T @ hazard / epsilon
     np.fill_diagonal(jacobian, 0)
     np.fill_diagonal(jacobian, -jacobian.sum(1))
-    return Exact(weight @ hazard, float(epsilon * (weight * t) @ hazard.sum(1)), jacobian)
+    value = weight @ hazard
+    maximum = float(epsilon * (weight * t) @ hazard.sum(1))
+    return Exact(value, maximum, jacobian, float(value.min()))
 
 
 def softmax_answers(theta: ArrayLike, epsilon: float) -> Exact:
@@ -74,7 +106,8 @@ def softmax_answers(theta: ArrayLike, epsilon: float) -> Exact:
     x = np.asarray(theta, np.float64) / epsilon
     p = np.exp(x - logsumexp(x))
     jacobian = (np.diag(p) - np.outer(p, p)) / epsilon
-    return Exact(p, float(epsilon * (logsumexp(x) + np.euler_gamma)), jacobian)
+    maximum = float(epsilon * (logsumexp(x) + np.euler_gamma))
+    return Exact(p, maximum, jacobian, float(p.min()))
 
 
 def exact_answers(theta: ArrayLike, epsilon: float, noise: str) -> Exact:

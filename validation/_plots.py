@@ -8,6 +8,9 @@ import itertools as it
 import re
 from typing import Any
 
+import numpy as np
+from scipy import stats
+
 # Blue, vermilion, green, purple, ochre, rose; markers and line styles tell them apart as well.
 COLOURS = ("#3d93cf", "#dd6b20", "#1fa37a", "#b978c9", "#c9a227", "#c0506a")
 GREY = "#8a8f98"
@@ -40,6 +43,24 @@ def axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = (4.0,
     panel.grid(color=GREY, alpha=0.25, linewidth=0.5)
     panel.set_axisbelow(True)
     return figure, panel
+
+
+def quantiles(groups: dict[str, Any], title: str) -> str:
+    """Scores, by group, against the quantiles of the normal distribution they should follow."""
+    figure, ax = axes(title, "normal quantile", "z-score", (4.0, 3.4))
+    ax.plot([-4.5, 4.5], [-4.5, 4.5], color=GREY, lw=0.9)
+    for k, (name, scores) in enumerate(groups.items()):
+        z = np.sort(scores)
+        quantile = stats.norm.ppf((np.arange(z.size) + 0.5) / z.size)
+        middle = np.linspace(0, z.size - 1, 150).astype(int)
+        ends = np.r_[: min(40, z.size), max(0, z.size - 40) : z.size]
+        keep = np.unique(np.concatenate([middle, ends]))  # thinned where points overlap anyway
+        ax.plot(
+            quantile[keep], z[keep], MARKERS[k], color=COLOURS[k],
+            ms=2.6, mew=0, alpha=0.8, label=name,
+        )  # fmt: skip
+    ax.legend(loc="upper left", markerscale=2)
+    return as_svg(figure, f"{title}: normal quantile plot")
 
 
 def as_svg(figure, label: str) -> str:

@@ -47,6 +47,21 @@ def student_scores(replicates: np.ndarray, exact: np.ndarray) -> np.ndarray:
     return np.where(constant_and_wrong, np.sign(gap) * _LARGEST_Z, z)
 
 
+def two_sample_scores(replicates: np.ndarray, mean: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """z-scores of "the replicates' expectation is that of ``mean``", itself a mean with an error.
+
+        z = (mean of replicates - mean) / sqrt(spread^2 / R + error^2)
+
+    Coordinates that vary in neither sample score 0 if they agree up to rounding.
+    """
+    own = replicates.std(0, ddof=1, dtype=np.float64) / np.sqrt(len(replicates))
+    gap = replicates.mean(0, dtype=np.float64) - mean
+    both = np.hypot(own, error)
+    constant = both < 1e-7 * (1 + np.abs(mean))
+    equal = np.abs(gap) < 1e-6 * (1 + np.abs(mean))
+    return np.where(constant, np.where(equal, 0, _LARGEST_Z), gap / np.where(constant, 1, both))
+
+
 def spread_scores(replicates: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """z-scores of "the reported standard errors are the replicates' true spread".
 
@@ -59,6 +74,36 @@ def spread_scores(replicates: np.ndarray, errors: np.ndarray) -> np.ndarray:
         statistic = dof * np.where(reported > 0, variance / reported, np.inf)
     upper, lower = stats.chi2.sf(statistic, dof), stats.chi2.cdf(statistic, dof)
     return np.where(upper < lower, _normal_from_upper(upper), -_normal_from_upper(lower))
+
+
+def calibration_scores(replicates: np.ndarray, errors: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """z-scores of ``E[(estimate - exact)^2] = E[reported^2]``, from the replicates' differences.
+
+    As ``spread_scores``, for estimates that need not be normal.
+    """
+    return student_scores((replicates - exact) ** 2 - errors**2, np.zeros(np.shape(exact)))
+
+
+def variance_scores(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """z-scores of "``a`` and ``b``, replicates first, have one variance": the F-test."""
+    ratio = a.var(0, ddof=1) / b.var(0, ddof=1)
+    dof = len(a) - 1, len(b) - 1
+    upper, lower = stats.f.sf(ratio, *dof), stats.f.cdf(ratio, *dof)
+    return np.where(upper < lower, _normal_from_upper(upper), -_normal_from_upper(lower))
+
+
+def ratio_score(a: np.ndarray, b: np.ndarray) -> float:
+    """The z-score of ``log(E[a] / E[b]) = 0`` from independent positive terms; positive if a > b."""
+    errors = [x.std(ddof=1) / x.mean() / np.sqrt(len(x)) for x in (a, b)]
+    return float(np.log(a.mean() / b.mean()) / np.hypot(*errors))
+
+
+def bootstrap_ratio(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float]:
+    """The central 95 % of ``mean(a*) / mean(b*)`` over 2000 resamples of each."""
+    rng = np.random.default_rng(seed)
+    means = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=2000) @ x for x in (a, b)]
+    low, high = np.quantile(means[0] / len(a) / (means[1] / len(b)), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def binomial_scores(counts: np.ndarray, trials: int, probability: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ def independence(settings: Settings) -> list[Check]:
     seed = settings.seed_for("independence") % 2**32, 0
 
     def uniforms(stream=STREAM_NOISE, seed=seed):
-        return noise_words(stream, samples, rows, d, seed) * 2.0**-32 - 0.5
+        return noise_words(stream, np.arange(samples), np.arange(rows), d, seed) * 2.0**-32 - 0.5
 
     u = uniforms()
     pairs = {
@@ -64,7 +64,7 @@ def independence(settings: Settings) -> list[Check]:
                 scores.size,
             )
         )
-    words = noise_words(STREAM_NOISE, samples, rows, d, seed)
+    words = noise_words(STREAM_NOISE, np.arange(samples), np.arange(rows), d, seed)
     ones = np.array([((words >> np.uint32(bit)) & 1).sum() for bit in range(32)])
     scores = binomial_scores(ones, words.size, np.full(32, 0.5))
     statement = "each of the 32 bits of a word is set half of the time: max |z|"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from . import _plots
-from ._estimators import FIVE, NOISES, SPELLED, Case, Plan, from_library
+from ._estimators import NOISES, SPELLED, Case, Plan, from_library
+from ._problems import FIVE
 from ._results import Check, Figure, Section
 from ._settings import Settings
 

@@ -54,7 +54,7 @@ def quantile_error(z: np.ndarray, family: Family, dtype: type, seed: int) -> flo
     Far sharper than any test of samples: it sees an error of a few units in the last place. Both
     halves are computed from the nearer tail, so the exact quantile keeps its relative precision.
     """
-    key, one = (seed % 2**32, seed // 2**32), (1, z.size, 1)
+    key, one = (seed % 2**32, seed // 2**32), (np.arange(1), np.arange(z.size), 1)
     word = noise_words(STREAM_NOISE, *one, key)[0, :, 0]
     low = np.full_like(word, 2**31)  # float32 noise puts the level in the middle of the word
     if dtype == np.float64:

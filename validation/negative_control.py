@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from dpo.kernels.noise import FAMILIES
 
-from ._estimators import DERIVATIVES, OUTPUTS, THREE, Case, Draw, Plan, bias_scores, from_library
+from ._estimators import DERIVATIVES, NAMES, OUTPUTS, Case, Draw, Plan, bias_scores, from_library
+from ._problems import THREE
 from ._results import Check, Section, Table
 from ._settings import Settings
 from ._statistics import KS_THRESHOLD, Z_THRESHOLD, kolmogorov_distance, largest, spread_scores
 from .generator import halves_scores, kernel_noise, moment_scores, tail_scores
 from .unbiasedness import small_sample_scores
 
-_NAMES = {"value": "value", "max": "max", "vjp": "VJP", "jvp": "JVP", "jacobian": "Jacobian"}
 _LIBRARY = "the library itself"
 
 
@@ -75,7 +75,7 @@ _ESTIMATOR_MUTANTS = (
     Mutant(
         "0.01 added to one score before the argmax", _shifted, ("value", "VJP", "JVP", "Jacobian")
     ),
-    Mutant("noise scaled by 1.02", _louder, ("value", "max", "VJP", "JVP", "Jacobian")),
+    Mutant("noise scaled by 1.02", _louder, ("value", "maximum", "VJP", "JVP", "Jacobian")),
     Mutant(
         "leave-one-out divided by M, not M − 1",
         _derivatives_times(lambda case, plan: (plan.num_samples - 1) / plan.num_samples),
@@ -139,7 +139,7 @@ def estimator_tests(draw: Draw, settings: Settings) -> dict[str, float]:
     ratios, spreads = {}, []
     for of in OUTPUTS:
         plan = Plan(of, replicates, num_samples, settings.seed_for("control", of))
-        ratios[_NAMES[of]] = largest(bias_scores(draw, case, plan)) / Z_THRESHOLD
+        ratios[NAMES[of]] = largest(bias_scores(draw, case, plan)) / Z_THRESHOLD
         spreads.append(largest(spread_scores(*draw(case, plan))))
     ratios["few samples"] = largest(small_sample_scores(draw, "normal", settings)) / Z_THRESHOLD
     ratios["standard errors"] = max(spreads) / Z_THRESHOLD

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._estimators import NOISES, random_scores
+from ._estimators import NOISES
 from ._exact import by_quadrature, softmax_answers
+from ._problems import random_scores
 from ._results import Check, Section
 from ._settings import Settings
 

@@ -1,7 +1,7 @@
 """Every estimator has the exact expectation: value, maximum, VJP, JVP and Jacobian.
 
 Definition 3.1 and Proposition 3.1 of Berthet et al. (2020), for three noises, with and without the
-leave-one-out baseline, in float32 and float64, for large and for the smallest sample counts.
+leave-one-out baseline, in float32 and float64, for large and for the smallest sample counts. Here of the argmax; ``oracles.py`` has the rest.
 """
 
 from __future__ import annotations
@@ -9,35 +9,27 @@ from __future__ import annotations
 import itertools as it
 
 import numpy as np
-from scipy import stats
 
 from . import _plots
 from ._estimators import (
     DERIVATIVES,
-    FIVE,
+    NAMES,
     NOISES,
     OUTPUTS,
     REDUCTIONS,
     SPELLED,
-    THREE,
     Case,
     Plan,
     bias_scores,
+    capital,
     compare,
     from_library,
-    random_scores,
 )
+from ._problems import FIVE, THREE, random_scores
 from ._results import Check, Figure, Section
 from ._settings import Settings
 from ._statistics import Z_THRESHOLD, largest, spread_scores
 
-_NAMES = {
-    "value": "Value",
-    "max": "Maximum",
-    "vjp": "VJP",
-    "jvp": "JVP",
-    "jacobian": "Jacobian",
-}
 _FORMULAS = {
     "value": "E[ȳ] = y_ε(θ)",
     "max": "E[F̄] = F_ε(θ)",
@@ -45,7 +37,6 @@ _FORMULAS = {
     "jvp": "E[JVP(t)] = J t",
     "jacobian": "E[Ĵ] = D_θ y_ε(θ)",
 }
-_REDUCTION_NAMES = {"loo": "leave-one-out", "none": "plain"}
 
 
 def cases(noise: str, settings: Settings) -> list[tuple[Case, int, int]]:
@@ -66,10 +57,10 @@ def run(settings: Settings) -> Section:
     bias: list[Check] = []
     pooled: dict[str, list[np.ndarray]] = {noise: [] for noise in NOISES}
     spread: dict[str, list[np.ndarray]] = {of: [] for of in OUTPUTS}
-    for of, noise, reduction in it.product(OUTPUTS, NOISES, REDUCTIONS):
+    for of, noise, reduction in it.product(OUTPUTS, NOISES, ("loo", "none")):
         if of not in DERIVATIVES and reduction == "none":
             continue  # the value and the maximum have no baseline
-        settings.tick(f"{_NAMES[of]}, {noise}, {_REDUCTION_NAMES[reduction]}")
+        settings.tick(f"{NAMES[of]}, {noise}, {REDUCTIONS[reduction]}")
         scores, errors = _one_estimator(of, noise, reduction, settings)
         bias.append(_check(of, noise, reduction, scores, settings))
         pooled[noise].append(scores)
@@ -105,10 +96,10 @@ def _one_estimator(of, noise, reduction, settings) -> tuple[np.ndarray, np.ndarr
 
 
 def _check(of, noise, reduction, scores, settings) -> Check:
-    suffix = f", {_REDUCTION_NAMES[reduction]}" if of in DERIVATIVES else ""
+    suffix = f", {REDUCTIONS[reduction]}" if of in DERIVATIVES else ""
     names = ", ".join(case.name for case, _, _ in cases(noise, settings))
     return Check(
-        f"{_NAMES[of]}, {SPELLED[noise]} noise{suffix}",
+        f"{capital(NAMES[of])}, {SPELLED[noise]} noise{suffix}",
         f"{_FORMULAS[of]}: max |z|",
         largest(scores),
         Z_THRESHOLD,
@@ -123,7 +114,7 @@ def _float64(of: str, settings: Settings) -> Check:
     plan = Plan(of, 1024, settings.pick(4096, 16384), seed, dtype=np.float64)
     scores = bias_scores(from_library, case, plan)
     return Check(
-        f"{_NAMES[of]} in float64",
+        f"{capital(NAMES[of])} in float64",
         f"{_FORMULAS[of]}: max |z|",
         largest(scores),
         Z_THRESHOLD,
@@ -158,7 +149,7 @@ def _few_samples(noise: str, settings: Settings) -> Check:
 def _honest(of: str, pieces: list[np.ndarray]) -> Check:
     scores = np.concatenate(pieces)
     return Check(
-        f"Standard errors of the {_NAMES[of] if of in ('vjp', 'jvp') else _NAMES[of].lower()}",
+        f"Standard errors of the {NAMES[of]}",
         "reported standard errors are the replicates' true spread (chi-square): max |z|",
         largest(scores),
         Z_THRESHOLD,
@@ -170,31 +161,14 @@ def _honest(of: str, pieces: list[np.ndarray]) -> Check:
 def _figure(pooled: dict, spread: dict) -> Figure:
     total = sum(scores.size for pieces in pooled.values() for scores in pieces)
     means = {SPELLED[noise]: np.concatenate(pieces) for noise, pieces in pooled.items()}
-    spreads = {_NAMES[of]: np.concatenate(pieces) for of, pieces in spread.items()}
+    spreads = {capital(NAMES[of]): np.concatenate(pieces) for of, pieces in spread.items()}
     return Figure(
         f"Left: all {total:,} z-scores of the estimators' means against the quantiles of the "
         "normal distribution; unbiased estimators lie on the diagonal. Right: the same for the "
         "reported standard errors. Entries of one run share samples, so neighbouring points are "
         "correlated.",
         (
-            _quantile_plot(means, "Estimates against exact answers"),
-            _quantile_plot(spreads, "Reported standard errors"),
+            _plots.quantiles(means, "Estimates against exact answers"),
+            _plots.quantiles(spreads, "Reported standard errors"),
         ),
     )
-
-
-def _quantile_plot(groups: dict[str, np.ndarray], title: str) -> str:
-    figure, ax = _plots.axes(title, "normal quantile", "z-score", (4.0, 3.4))
-    ax.plot([-4.5, 4.5], [-4.5, 4.5], color=_plots.GREY, lw=0.9)
-    for k, (name, scores) in enumerate(groups.items()):
-        z = np.sort(scores)
-        quantile = stats.norm.ppf((np.arange(z.size) + 0.5) / z.size)
-        middle = np.linspace(0, z.size - 1, 150).astype(int)
-        ends = np.r_[: min(40, z.size), max(0, z.size - 40) : z.size]
-        keep = np.unique(np.concatenate([middle, ends]))  # thinned where points overlap anyway
-        ax.plot(
-            quantile[keep], z[keep], _plots.MARKERS[k], color=_plots.COLOURS[k],
-            ms=2.6, mew=0, alpha=0.8, label=name,
-        )  # fmt: skip
-    ax.legend(loc="upper left", markerscale=2)
-    return _plots.as_svg(figure, f"{title}: normal quantile plot")

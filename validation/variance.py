@@ -14,7 +14,8 @@ import numpy as np
 from dpo.kernels.noise import FAMILIES
 
 from . import _plots
-from ._estimators import FIVE, NOISES, SPELLED, Case, Plan, from_library, in_float32
+from ._estimators import NOISES, SPELLED, Case, Plan, from_library, in_float32
+from ._problems import FIVE
 from ._results import Check, Figure, Section
 from ._settings import Settings
 from ._statistics import Z_THRESHOLD, largest, student_scores

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-
 from . import common
 
 
@@ -83,7 +80,7 @@ class Spread:
         self.layer(self.theta, seed=0)
 
 
-class OneThread:
+class OneThread(common.OneThread):
     """The kernels' own speed: nanoseconds a perturbed coordinate on one thread.
 
     Every d has 4 million coordinates, so a difference between columns is the row length's doing:
@@ -92,28 +89,6 @@ class OneThread:
 
     params = [common.NOISES, [(400, 10, 1000), (16, 250, 1000), (4, 1000, 1000), (2, 32000, 64)]]
     param_names = ["noise", "B_d_M"]
-    unit = "ns"
 
-    def setup(self, noise, size):
-        self.layer, self.theta, self.v = common.prepared(noise, *size)
-        common.set_num_threads(1)
-
-    def track_ns_per_coordinate_value(self, noise, size):
-        return _median_ns(lambda: self.layer(self.theta, seed=0)) / _coordinates(size)
-
-    def track_ns_per_coordinate_vjp(self, noise, size):
-        return _median_ns(lambda: self.layer.vjp(self.theta, self.v, seed=0)) / _coordinates(size)
-
-
-def _coordinates(size: tuple[int, int, int]) -> int:
-    rows, d, num_samples = size
-    return rows * d * num_samples
-
-
-def _median_ns(call, repeats: int = 9) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter_ns()
-        call()
-        times.append(time.perf_counter_ns() - start)
-    return statistics.median(times)
+    def prepare(self, noise, size):
+        return common.prepared(noise, *size)

@@ -22,3 +22,26 @@ class Samples:
 
     def peakmem_vjp(self, noise, num_samples):
         self.layer.vjp(self.theta, self.v, seed=0)
+
+
+class SamplesOfOracles:
+    """The same claim for the other oracles, about 1,000 coordinates an instance.
+
+    Their solutions are as large as the noise: a second and a third array for whoever keeps them.
+    """
+
+    params = [["TopK", "Ranks", "ShortestPath"], [1_000, 30_000]]
+    param_names = ["oracle", "M"]
+
+    def setup(self, oracle, num_samples):
+        shape = (30, 30) if oracle == "ShortestPath" else 1000
+        parameters = {"k": 10} if oracle == "TopK" else {}
+        self.layer, self.theta, self.v = common.prepared(
+            "normal", 4, shape, num_samples, oracle=oracle, **parameters
+        )
+
+    def peakmem_value(self, oracle, num_samples):
+        self.layer(self.theta, seed=0)
+
+    def peakmem_vjp(self, oracle, num_samples):
+        self.layer.vjp(self.theta, self.v, seed=0)

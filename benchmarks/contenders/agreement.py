@@ -7,14 +7,27 @@ import math
 import numpy as np
 
 
-def agreement(result, ours, ours_again) -> float:
-    """A z-score for ``result`` and ``ours`` having one expectation.
+def agreement(result, result_again, ours, ours_again) -> tuple[float, float]:
+    """Two z-scores for ``result`` and ``ours`` having one expectation, from rows of estimates.
 
-    The three are independent (rows, ...) estimates. Each row projects ``result - ours`` on
-    ``ours_again``, which points where the signal is; the rows' own spread is the unit, so noisier
-    estimators are judged by their own noise. A wrong eps (by a tenth) or a VJP scaled by 0.8 shows
-    clearly at d = 10, hardly at d = 32000 with 64 samples.
+    The four are independent (rows, ...) estimates. A row contributes
+
+    * ``<result - ours, ours_again>``, a projection on where the signal is: it sees a wrong scale;
+    * ``<result - ours, result_again - ours_again>``, whose mean is the squared distance of the two
+      expectations whatever the noise: it sees a wrong shape, and is then positive.
+
+    The rows' own spread is the unit, so noisier estimators are judged by their own noise; no score
+    exceeds the root of the number of rows. A wrong eps (by a tenth) or a VJP scaled by 0.8 shows
+    clearly at d = 10, hardly where d is in the thousands or M is 1.
     """
-    difference = np.asarray(result, float) - np.asarray(ours)
-    products = (difference * np.asarray(ours_again)).reshape(len(difference), -1).sum(-1)
+    result, result_again, ours, ours_again = (
+        np.asarray(x, float).reshape(len(x), -1) for x in (result, result_again, ours, ours_again)
+    )
+    signal = ((result - ours) * ours_again).sum(-1)
+    distance = ((result - ours) * (result_again - ours_again)).sum(-1)
+    return _z_score(signal), _z_score(distance)
+
+
+def _z_score(products: np.ndarray) -> float:
+    """Of independent products with mean 0; exactly 0 where nothing differs."""
     return float(products.sum() / math.sqrt(max((products**2).sum(), 1e-300)))

@@ -41,7 +41,7 @@ class Contender(NamedTuple):
     bytes_per_draw: int = 0
     """Live bytes a noise variable at the peak of ``both``, measured: decides what is skipped."""
     seconds_per_draw: float = 0.0
-    """Measured where a call may take minutes: decides what is timed on fewer rows and scaled."""
+    """Measured where a call may take minutes: decides what is skipped."""
 
     def build(self, workload: Workload) -> Calls:
         """Import, allocate, compile."""

@@ -40,9 +40,22 @@ def jax_scatter(workload: Workload):
     return lambda x: jnp.empty_like(x).at[jnp.argsort(x)].set(ranks)
 
 
-def jax_comparisons(workload: Workload):
-    """``y_i`` counts the ``x_j <= x_i``: d^2 work, but fused and without any sort."""
-    return lambda x: (x <= x[:, None]).sum(-1).astype(x.dtype)
+def jax_counting(workload: Workload):
+    """``y_i`` counts the ``x_j <= x_i``, one j after the other.
+
+    d^2 work, but no sort, and vectorised over the batch: on CPUs XLA needs a tenth of the time of a
+    sort up to d = 100, a quarter at 1000. Comparing all pairs at once would be faster at d = 10
+    and hold d^2 numbers a sample at 100.
+    """
+    import jax
+
+    def solve(x):
+        def count(j, ranks):
+            return ranks + (x[j] <= x)
+
+        return jax.lax.fori_loop(0, workload.d, count, jax.numpy.zeros_like(x), unroll=5)
+
+    return solve
 
 
 def numpy_argsort(workload: Workload) -> Solver:
@@ -60,10 +73,10 @@ def numpy_argsort(workload: Workload) -> Solver:
 CONTENDERS = (
     Contender("dpo, torch", ("dpo.Ranks", "torch"), shells.dpo_torch, dpo_oracle),
     Contender("dpo, NumPy", ("dpo.Ranks",), shells.dpo_numpy, dpo_oracle),
-    Contender("torch, argsort twice", ("torch",), shells.torch_function, torch_argsort_twice, 28),
-    Contender("torch, scatter", ("torch",), shells.torch_function, torch_scatter, 28),
-    Contender("jaxopt", ("jax", "jaxopt"), shells.jaxopt_argmax, jax_scatter, 28),
-    Contender("jaxopt, counting", ("jax", "jaxopt"), shells.jaxopt_argmax, jax_comparisons, 28),
-    Contender("optax", ("jax", "optax"), shells.optax_fun, jax_scatter, 28),
-    Contender("NumPy", (), shells.numpy_function, numpy_argsort, 28),
+    Contender("torch, argsort twice", ("torch",), shells.torch_function, torch_argsort_twice, 45),
+    Contender("torch, scatter", ("torch",), shells.torch_function, torch_scatter, 41),
+    Contender("jaxopt", ("jax", "jaxopt"), shells.jaxopt_argmax, jax_scatter, 33),
+    Contender("jaxopt, counting", ("jax", "jaxopt"), shells.jaxopt_argmax, jax_counting, 24),
+    Contender("optax", ("jax", "optax"), shells.optax_fun, jax_scatter, 40),
+    Contender("NumPy", (), shells.numpy_function, numpy_argsort, 20),
 )

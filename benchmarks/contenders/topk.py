@@ -44,9 +44,9 @@ def numpy_argpartition(workload: Workload) -> Solver:
 CONTENDERS = (
     Contender("dpo, torch", ("dpo.TopK", "torch"), shells.dpo_torch, dpo_oracle),
     Contender("dpo, NumPy", ("dpo.TopK",), shells.dpo_numpy, dpo_oracle),
-    Contender("torch, k-hot", ("torch",), shells.torch_function, torch_khot, 16),
-    Contender("torch, indices", ("torch",), shells.torch_function, torch_indices, 12),
-    Contender("jaxopt", ("jax", "jaxopt"), shells.jaxopt_argmax, jax_khot, 16),
-    Contender("optax", ("jax", "optax"), shells.optax_fun, jax_khot, 20),
+    Contender("torch, k-hot", ("torch",), shells.torch_function, torch_khot, 34),
+    Contender("torch, indices", ("torch",), shells.torch_function, torch_indices, 30),
+    Contender("jaxopt", ("jax", "jaxopt"), shells.jaxopt_argmax, jax_khot, 25),
+    Contender("optax", ("jax", "optax"), shells.optax_fun, jax_khot, 33),
     Contender("NumPy", (), shells.numpy_function, numpy_argpartition, 20),
 )
