@@ -15,6 +15,8 @@ ADDITIVE, RACE, MULTIPLICATIVE = range(3)
     ADDITIVE        p = theta + eps z
     RACE            p = -E exp((max theta - theta) / eps), in the order of theta + eps z (Gumbel)
     MULTIPLICATIVE  p = theta exp(eps z - eps^2 / 2)
+
+The race serves what needs decisions and scores only; sums of p itself or of z are ADDITIVE.
 """
 
 INDEPENDENT, ANTITHETIC, SOBOL = range(3)

@@ -120,7 +120,7 @@ class Pass:
         if self.draws.multiplicative:
             return MULTIPLICATIVE
         race = self.problem.oracle == "argmax" and self.draws.family == GUMBEL
-        needs_z = operation == MOMENTS or self.weighting != SCORE
+        needs_z = operation in (MAXIMUM, MOMENTS) or self.weighting != SCORE
         return RACE if race and self.epsilon.shape[1] == 1 and not needs_z else ADDITIVE
 
     @property

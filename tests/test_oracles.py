@@ -120,10 +120,22 @@ def test_antithetic_samples_mirror_symmetric_noise():
     assert (y[0::2] == 3 - y[1::2]).all()
 
 
-def test_finite_difference_of_max_is_the_value(oracle, reduction):
+def test_max_of_gumbel_noise_is_a_soft_maximum(reduction):
+    """``F_eps = eps (logsumexp(theta / eps) + gamma)``, under every design of samples."""
+    layer = dpo.Perturbed(
+        noise="gumbel", epsilon=0.5, num_samples=16_000, variance_reduction=reduction
+    )
+    estimate = layer.estimate(SCORES, of="max", seed=3)
+    exact = 0.5 * (np.log(np.exp(SCORES / 0.5).sum(-1)) + np.euler_gamma)
+    assert (abs(estimate.mean - exact) < 6 * estimate.standard_error).all()
+
+
+def test_finite_difference_of_max_is_the_value(oracle, reduction, family):
     """With the same seed ``Fbar`` is piecewise linear and its slope is ``ybar``, exactly."""
     theta, v = inputs(oracle)
-    layer = dpo.Perturbed(oracle, num_samples=320, epsilon=0.4, variance_reduction=reduction)
+    layer = dpo.Perturbed(
+        oracle, family, num_samples=320, epsilon=0.4, variance_reduction=reduction
+    )
     sign = -1 if isinstance(oracle, dpo.ShortestPath) else 1
     h = 1e-8
     slope = (layer.max(theta + h * v, seed=3) - layer.max(theta - h * v, seed=3)) / (2 * h)

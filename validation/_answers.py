@@ -1,15 +1,15 @@
 """The exact answer for any oracle, noise, temperature and kind of perturbation.
 
-**Multiplicative perturbation** is additive in the logarithm. Let ``l_i = a_i log |theta_i|``, with
-``a_i`` the sign of ``theta_i``: the largest of ``theta_i exp(eps Z_i - eps^2 / 2)`` is the largest of
-``l_i + eps Z_i`` for normal noise, wherever all scores have one sign. Hence
+**Multiplicative perturbation** is additive in the logarithm. Let ``l_i = a_i (log |theta_i| -
+eps_i^2 / 2)``, ``a_i`` the sign of ``theta_i``: the largest of ``theta_i exp(eps Z_i - eps^2 / 2)``
+is the largest of ``l_i + eps Z_i`` for normal noise, wherever all scores have one sign. Hence
 
     y(theta) = y_additive(l)        D y = D y_additive(l) diag(a_i / theta_i)
     F(theta) = sum_i theta_i E[exp(eps Z_i - eps^2 / 2) y_i]
              = sum_i theta_i y_additive(l + a_i eps_i^2 e_i)_i
 
-since weighting by the log-normal factor is shifting ``Z_i`` by ``eps_i``. Costs are alike where each
-path has one cell of its own.
+since weighting by the log-normal factor is shifting ``Z_i`` by ``eps_i``. Costs are alike where
+each path has one cell of its own.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _multiplicative(oracle: dpo.Oracle, theta: np.ndarray, epsilon: float | np.n
     def additive(location: np.ndarray) -> Exact:
         return answers(oracle, location.reshape(theta.shape), epsilon, "normal")
 
-    location = sign * np.log(np.abs(flat))
+    location = sign * (np.log(np.abs(flat)) - epsilon.ravel() ** 2 / 2)
     plain = additive(location)
     shift = sign * epsilon.ravel() ** 2
     tilted = [additive(location + row).value[i] for i, row in enumerate(np.diag(shift))]
@@ -84,7 +84,7 @@ def epsilon_derivative(
     noise: str,
     perturbation: str = "additive",
 ) -> np.ndarray:
-    """``d y_eps / d eps``: (d,), or (d, d) for a temperature a coordinate, its own the last axis."""
+    """``d y_eps / d eps``, (d,); (d, d) for a temperature a coordinate, which is the last axis."""
 
     def value(temperatures: float | np.ndarray) -> np.ndarray:
         return answers(oracle, theta, temperatures, noise, perturbation).value
@@ -92,8 +92,12 @@ def epsilon_derivative(
     if np.ndim(epsilon) == 0:
         return derivative(value, float(epsilon))
     own = np.asarray(epsilon, np.float64)
+    moves = np.abs(answers(oracle, theta, own, noise, perturbation).jacobian).sum(0) > 0
     columns = []
-    for place in np.ndindex(own.shape):
+    for index, place in enumerate(np.ndindex(own.shape)):
+        if not moves[index]:  # no path of interest enters the cell
+            columns.append(np.zeros(theta.size))
+            continue
 
         def along(e: float, place: tuple[int, ...] = place) -> np.ndarray:
             moved = own.copy()

@@ -1,8 +1,8 @@
 """Exact expectations for top-k and ranks, with a temperature a coordinate if need be.
 
-What a sample sees are independent variables ``X_i = theta_i + eps_i Z_i`` with densities ``f_i`` and
-CDFs ``G_i``. Conditioning on ``X_i = t``, with ``N_i`` the number of others above ``t`` and ``N_ik``
-that of all but ``i`` and ``k``, both Poisson-binomial:
+What a sample sees are independent variables ``X_i = theta_i + eps_i Z_i`` with densities ``f_i``
+and CDFs ``G_i``. Conditioning on ``X_i = t``, with ``N_i`` the number of others above ``t`` and
+``N_ik`` that of all but ``i`` and ``k``, both Poisson-binomial:
 
     top-k   y_i = int f_i P(N_i < k) dt             J_ik = -int f_i f_k P(N_ik = k - 1) dt
             F   = int t sum_i f_i P(N_i < k) dt
@@ -40,7 +40,7 @@ class Variables(NamedTuple):
         return (self.t[1] - self.t[0]) * values.sum(0)
 
 
-def axis(theta: np.ndarray, epsilon: np.ndarray, noise: str, refine: int = 1) -> np.ndarray:
+def axis(theta: np.ndarray, epsilon: np.ndarray, noise: str, refine: float = 1) -> np.ndarray:
     """Nodes that resolve the narrowest of the variables and hold the widest."""
     law = LAWS[noise]
     first = (theta + law.lowest * epsilon).min()

@@ -95,8 +95,7 @@ def _sums(
     locations = np.array([theta[group].sum() for group in groups])
     widths = np.array([epsilon[group].sum() for group in groups])
     smallest = min(epsilon[group].min() for group in groups)
-    finer = refine * widths.min() / smallest
-    t = axis(locations, widths, noise, int(np.ceil(finer)))
+    t = axis(locations, widths, noise, refine * float(widths.min() / smallest))
     laws = [_sum(theta[group], epsilon[group], noise, t) for group in groups]
     return Variables(t, *(np.stack(columns, 1) for columns in zip(*laws, strict=True)))
 

@@ -27,7 +27,7 @@ def random_scores(rows: int, d: int) -> np.ndarray:
 
 @ft.cache
 def small(oracle: str, noise: str) -> Case:
-    """Five scores at temperature 1, or a 3 x 3 grid of three disjoint paths; made once, as are its answers."""
+    """Five scores at temperature 1, or a 3 x 3 grid of three disjoint paths; made once."""
     if oracle == "paths":
         return Case("3 × 3 grid", _SQUARE[None], 0.5, noise, dpo.ShortestPath(8))
     solver = {"argmax": dpo.Argmax(), "topk": dpo.TopK(2), "ranks": dpo.Ranks()}[oracle]

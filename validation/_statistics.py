@@ -93,7 +93,7 @@ def variance_scores(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def ratio_score(a: np.ndarray, b: np.ndarray) -> float:
-    """The z-score of ``log(E[a] / E[b]) = 0`` from independent positive terms; positive if a > b."""
+    """The z-score of ``log(E[a] / E[b]) = 0`` from independent positive terms; > 0 if a > b."""
     errors = [x.std(ddof=1) / x.mean() / np.sqrt(len(x)) for x in (a, b)]
     return float(np.log(a.mean() / b.mean()) / np.hypot(*errors))
 

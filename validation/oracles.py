@@ -154,7 +154,7 @@ class _Unknown(Case):
         return np.empty((1, *{"max": (), "vjp_epsilon": (), "jacobian": (d, d)}.get(of, (d,))))
 
 
-# --------------------------------------------------------------------------------------- what is shown
+# ------------------------------------------------------------------------------------ what is shown
 
 
 def worst(scores: Scores) -> tuple[float, str, int]:

@@ -6,6 +6,8 @@ differentiated in a temperature by extrapolated central differences.
 
 from __future__ import annotations
 
+import dataclasses
+import functools as ft
 import itertools as it
 from collections.abc import Iterator
 
@@ -84,7 +86,7 @@ def temperature_scores(draw: Draw, family: str, oracle: str, settings: Settings)
             replicates, num_samples = 256, settings.pick(1024, 8192)
         seed = settings.seed_for("temperatures", family, oracle, case.noise, reduction, of)
         plan = Plan(of, replicates, num_samples, seed, reduction)
-        key = f"{NAMES[of]}, {SPELLED[case.noise]} noise, {REDUCTIONS[reduction]}"
+        key = f"{NAMES[of]}, {case.name}, {SPELLED[case.noise]} noise, {REDUCTIONS[reduction]}"
         scores[key] = compare(draw(case, plan)[0], case, plan).ravel()
     return scores
 
@@ -98,27 +100,30 @@ def _tests(family: str, oracle: str, settings: Settings) -> Iterator[tuple[Case,
     turn = it.cycle(NOISES)
     for reduction in ("loo", "antithetic", "qmc"):
         noises: tuple[str, ...] = settings.pick((next(turn),), NOISES)
-        for noise in ("normal",) if family == "multiplicative" else noises:
-            case = _CASES[family](oracle, noise)
-            for of in _EVERYTHING:
-                yield case, reduction, of
+        if family == "multiplicative":
+            noises = ("normal",)
+        for make, noise, of in it.product(_CASES[family], noises, _EVERYTHING):
+            yield make(oracle, noise), reduction, of
 
 
+@ft.cache
 def _an_instance(oracle: str, noise: str) -> Case:
     case = small(oracle, noise)
     epsilon = case.epsilon * np.array([0.5, 0.75, 1.0])
     theta = np.repeat(case.theta, 3, axis=0)
-    return Case("three temperatures", theta, epsilon, noise, case.oracle)
+    return Case("three rows", theta, epsilon, noise, case.oracle)
 
 
+@ft.cache
 def _a_coordinate(oracle: str, noise: str) -> Case:
-    """Two rows, the second with the temperatures the other way round."""
+    """Two rows, the second with the temperatures the other way round; one grid."""
     case = small(oracle, noise)
-    scales = _GRID_SCALES if oracle == "paths" else _SCALES
-    epsilon = np.stack([scales, scales[::-1]])
-    return Case("widths", np.repeat(case.theta, 2, axis=0), epsilon, noise, case.oracle)
+    epsilon = _GRID_SCALES[None] if oracle == "paths" else np.stack([_SCALES, _SCALES[::-1]])
+    theta = np.repeat(case.theta, len(epsilon), axis=0)
+    return Case("widths", theta, epsilon, noise, case.oracle)
 
 
+@ft.cache
 def _log_normal(oracle: str, noise: str) -> Case:
     solver = small(oracle, noise).oracle
     if oracle == "paths":
@@ -128,7 +133,19 @@ def _log_normal(oracle: str, noise: str) -> Case:
     return Case("log-normal", theta, 0.5, noise, solver, "multiplicative")
 
 
-_CASES = {"instance": _an_instance, "coordinate": _a_coordinate, "multiplicative": _log_normal}
+@ft.cache
+def _log_normal_widths(oracle: str, noise: str) -> Case:
+    case = _log_normal(oracle, noise)
+    scales = 0.5 * _SCALES[: case.theta.shape[-1]]
+    epsilon = np.broadcast_to(scales, case.theta.shape)
+    return dataclasses.replace(case, name="log-normal of own widths", epsilon=epsilon)
+
+
+_CASES = {
+    "instance": (_an_instance,),
+    "coordinate": (_a_coordinate,),
+    "multiplicative": (_log_normal, _log_normal_widths),
+}
 
 
 def _check(family: str, oracle: str, scores: Scores) -> Check:

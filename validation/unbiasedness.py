@@ -1,7 +1,8 @@
 """Every estimator has the exact expectation: value, maximum, VJP, JVP and Jacobian.
 
 Definition 3.1 and Proposition 3.1 of Berthet et al. (2020), for three noises, with and without the
-leave-one-out baseline, in float32 and float64, for large and for the smallest sample counts. Here of the argmax; ``oracles.py`` has the rest.
+leave-one-out baseline, in float32 and float64, for large and for the smallest sample counts. Of the
+argmax: ``oracles.py`` has the rest.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ def _kind(problem: Problem, call: _Call, weighting: int) -> int:
     if call.draws.multiplicative:
         return MULTIPLICATIVE
     race = problem.oracle == "argmax" and call.draws.family == GUMBEL
-    needs_z = call.operation == MOMENTS or weighting != SCORE
+    needs_z = call.operation in (MAXIMUM, MOMENTS) or weighting != SCORE
     return RACE if race and call.epsilon.shape[1] == 1 and not needs_z else ADDITIVE
 
 
