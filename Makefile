@@ -33,7 +33,7 @@ report: $(VENV)/.report  ## run the validation suite and write report/index.html
 	@echo "[report] running the validation suite"
 	@$(BIN)/python -m dpo.validation --out $(REPORT)
 
-test: $(VENV)/.dev  ## run the test-suite (about 3 minutes)
+test: $(VENV)/.dev  ## run the test-suite (about 8 minutes, 5 the second time)
 	@echo "[test] running the tests; the first run also compiles the kernels"
 	@$(BIN)/python -m pytest -q tests
 
