@@ -136,7 +136,7 @@ def _gradients() -> Check:
 
 
 def _temperatures() -> Check:
-    """Solutions depend on ``theta / eps`` alone: one temperature moves them by ``-J theta / eps``."""
+    """Solutions depend on ``theta / eps`` alone: they move by ``-J theta / eps``."""
     worst = 0.0
     for oracle in ORACLES:
         for noise in NOISES:

@@ -135,9 +135,9 @@ def from_library(case: Case, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     Derivatives in the temperature come without standard errors: NaN.
     """
     layer = layer_of(case, plan.num_samples, plan.variance_reduction)
-    theta = case.theta.astype(plan.dtype)
-    theta = np.broadcast_to(theta, (plan.replicates, *theta.shape))
-    direction = case.direction.astype(plan.dtype).reshape(case.event)
+    scores = case.theta.astype(plan.dtype)
+    theta = np.broadcast_to(scores, (plan.replicates, *scores.shape))
+    direction: np.ndarray = case.direction.astype(plan.dtype).reshape(case.event)
     shape = (plan.replicates, *case.exact(plan.of).shape)
     if plan.of == "vjp_epsilon":
         mean = layer.vjp_epsilon(theta, direction, seed=plan.seed)

@@ -84,6 +84,11 @@ def calibration_scores(replicates: np.ndarray, errors: np.ndarray, exact: np.nda
     return student_scores((replicates - exact) ** 2 - errors**2, np.zeros(np.shape(exact)))
 
 
+def upper_score(terms: np.ndarray) -> np.ndarray:
+    """One-sided z-scores of ``E[term] <= 0``, replicates first: positive if the mean is above."""
+    return student_scores(terms, np.zeros(terms.shape[1:]))
+
+
 def variance_scores(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """z-scores of "``a`` and ``b``, replicates first, have one variance": the F-test."""
     ratio = a.var(0, ddof=1) / b.var(0, ddof=1)

@@ -32,7 +32,7 @@ from ._estimators import (
 )
 from ._problems import ORACLES, small, wide
 from ._results import Check, Figure, Section, Table
-from ._sampled_paths import sampled_answers
+from ._sampled_paths import Sampled, sampled_answers
 from ._settings import Settings
 from ._statistics import Z_THRESHOLD, largest, two_sample_scores
 
@@ -74,10 +74,16 @@ def run(settings: Settings) -> Section:
     )
 
 
-def oracle_scores(draw: Draw, oracle: str, reduction: str, settings: Settings) -> Scores:
+def oracle_scores(
+    draw: Draw,
+    oracle: str,
+    reduction: str,
+    settings: Settings,
+    noises: tuple[str, ...] = NOISES,
+) -> Scores:
     """z-scores of all outputs and noises, on the small problem and on the wide one."""
     scores: dict[str, np.ndarray] = {}
-    for of, noise in it.product(OUTPUTS, NOISES):
+    for of, noise in it.product(OUTPUTS, noises):
         if of not in DERIVATIVES and reduction == "none":
             continue  # has no baseline: "loo" is the same
         pieces = []
@@ -99,12 +105,14 @@ def _plans(oracle: str, of: str, noise: str, reduction: str, settings: Settings)
         yield case, Plan(of, replicates, num_samples, seed, reduction)
 
 
-def few_scores(draw: Draw, oracle: str, settings: Settings) -> Scores:
+def few_scores(
+    draw: Draw, oracle: str, settings: Settings, reductions: tuple[str, ...] = tuple(REDUCTIONS)
+) -> Scores:
     """z-scores of all outputs from a handful of samples; noises take turns."""
     scores: dict[str, np.ndarray] = {}
     turn = it.cycle(NOISES)
-    for reduction, counts in FEW_SAMPLES.items():
-        for num_samples, of in it.product(counts, OUTPUTS):
+    for reduction in reductions:
+        for num_samples, of in it.product(FEW_SAMPLES[reduction], OUTPUTS):
             for noise in settings.pick((next(turn),), NOISES):
                 seed = settings.seed_for("few", oracle, reduction, num_samples, of, noise)
                 replicates = min(2**15, settings.pick(2**16, 2**20) // num_samples)
@@ -132,9 +140,7 @@ def path_scores(draw: Draw, settings: Settings) -> dict[tuple[str, str], Scores]
     for name, (costs, oracle, noises) in problems.items():
         for noise in noises:
             case = _Unknown(name, costs[None], 0.5, noise, oracle)
-            seed = settings.seed_for("NumPy", name, noise)
-            blocks = settings.pick(32, 800)
-            mean, error = sampled_answers(costs, 0.5, noise, oracle, case.direction, blocks, seed)
+            mean, error = _by_numpy(case, settings)
             scores = {}
             for of in _PATH_OUTPUTS:
                 seed = settings.seed_for("paths", name, noise, of)
@@ -143,6 +149,20 @@ def path_scores(draw: Draw, settings: Settings) -> dict[tuple[str, str], Scores]
                 scores[NAMES[of]] = two_sample_scores(estimates, mean[of], error[of]).ravel()
             results[name, noise] = scores
     return results
+
+
+_NUMPY: dict[tuple, Sampled] = {}
+
+
+def _by_numpy(case: Case, settings: Settings) -> Sampled:
+    """Drawn once: the same for the library and for its mutants."""
+    assert isinstance(case.oracle, dpo.ShortestPath)
+    key = case.name, case.noise, settings.seed, settings.full
+    if key not in _NUMPY:
+        seed = settings.seed_for("NumPy", case.name, case.noise)
+        parameters = float(case.epsilon), case.noise, case.oracle, case.direction
+        _NUMPY[key] = sampled_answers(case.theta[0], *parameters, settings.pick(32, 800), seed)
+    return _NUMPY[key]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

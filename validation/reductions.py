@@ -160,10 +160,12 @@ def _rate_check(of: str, rates: dict[str, np.ndarray]) -> Check:
 # ---------------------------------------------------------------------------------- standard errors
 
 
-def honesty_scores(draw: Draw, reduction: str, settings: Settings) -> Scores:
+def honesty_scores(
+    draw: Draw, reduction: str, settings: Settings, oracles: tuple[str, ...] = tuple(ORACLES)
+) -> Scores:
     """z-scores of the reported standard errors, by oracle, noise and output."""
     scores = {}
-    for oracle, noise, of in it.product(ORACLES, NOISES, OUTPUTS):
+    for oracle, noise, of in it.product(oracles, NOISES, OUTPUTS):
         if of not in DERIVATIVES and reduction == "none":
             continue
         case = small(oracle, noise)

@@ -42,12 +42,12 @@ FAMILIES = {
 }
 _STATEMENTS = {
     "derivative": "vᵀ ∂y_ε/∂ε is that of the exact answers, every noise and variance reduction",
-    "instance": "rows of ε = 1/2, 3/4 and 1 (paths: half of that) have each its own expectation",
+    "instance": "rows of three temperatures have each its own expectation",
     "coordinate": "a width for every coordinate: all outputs, and the gradient in each ε",
     "multiplicative": "log-normal factors: all outputs, for positive and for negative scores",
 }
 
-_SCALES = in_float32([1.0, 0.75, 1.25, 0.5, 1.5])[0]
+_SCALES = in_float32([0.75, 0.625, 1.0, 0.5, 1.25])[0]
 _GRID_SCALES = 0.5 * in_float32(
     [1.0, 0.75, 1.0], [1.25, 1.0, 0.75], [1.0, 0.75, 1.0]
 )  # corners that no best path enters have a temperature too: its derivative is zero
@@ -136,7 +136,7 @@ def _log_normal(oracle: str, noise: str) -> Case:
 @ft.cache
 def _log_normal_widths(oracle: str, noise: str) -> Case:
     case = _log_normal(oracle, noise)
-    scales = 0.5 * _SCALES[: case.theta.shape[-1]]
+    scales = _SCALES[: case.theta.shape[-1]]
     epsilon = np.broadcast_to(scales, case.theta.shape)
     return dataclasses.replace(case, name="log-normal of own widths", epsilon=epsilon)
 
