@@ -88,6 +88,13 @@ class Case:
             for theta, epsilon in self._rows
         ]
 
+    def shape(self, of: str) -> tuple[int, ...]:
+        """Of the output ``of``, rows first."""
+        rows, d = len(self.theta), int(np.prod(self.event))
+        if of == "max" or (of == "vjp_epsilon" and np.shape(self.epsilon) != self.theta.shape):
+            return (rows,)
+        return (rows, d, d) if of == "jacobian" else (rows, d)
+
     def exact(self, of: str) -> np.ndarray:
         """The expectation of the output ``of``, rows first."""
         if of == "vjp_epsilon":
@@ -135,10 +142,10 @@ def from_library(case: Case, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     Derivatives in the temperature come without standard errors: NaN.
     """
     layer = layer_of(case, plan.num_samples, plan.variance_reduction)
-    scores = case.theta.astype(plan.dtype)
+    scores: np.ndarray = case.theta.astype(plan.dtype)
     theta = np.broadcast_to(scores, (plan.replicates, *scores.shape))
     direction: np.ndarray = case.direction.astype(plan.dtype).reshape(case.event)
-    shape = (plan.replicates, *case.exact(plan.of).shape)
+    shape = (plan.replicates, *case.shape(plan.of))
     if plan.of == "vjp_epsilon":
         mean = layer.vjp_epsilon(theta, direction, seed=plan.seed)
         error = np.full_like(mean, np.nan)

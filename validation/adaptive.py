@@ -72,7 +72,7 @@ def from_library(
     theta = np.broadcast_to(scores, (replicates, *scores.shape))
     direction = case.direction.astype(np.float32).reshape(case.event) if of == "vjp" else None
     mean, error, samples = layer.estimate(theta, of=of, direction=direction, seed=seed)
-    shape = (replicates, *case.exact(of).shape)
+    shape = (replicates, *case.shape(of))
     mean, error = (a.astype(np.float64).reshape(shape) for a in (mean, error))
     return Run(case, of, tolerance, mean, error, samples)
 

@@ -2,44 +2,24 @@
 
 Each mutant is the library with one deliberate mistake. It goes through the very functions that
 judge the library in ``unbiasedness.py`` and ``generator.py``, with as many samples as there.
+``negative_oracles.py`` does the same for the other sections.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from dpo.kernels.noise import FAMILIES
 
 from ._estimators import DERIVATIVES, NAMES, OUTPUTS, Case, Draw, Plan, bias_scores, from_library
+from ._mutants import Mutant, check, matrix, rescaled, shared_noise, unchanged
 from ._problems import THREE
-from ._results import Check, Section, Table
+from ._results import Section
 from ._settings import Settings
 from ._statistics import KS_THRESHOLD, Z_THRESHOLD, kolmogorov_distance, largest, spread_scores
 from .generator import halves_scores, kernel_noise, moment_scores, tail_scores
 from .unbiasedness import small_sample_scores
-
-_LIBRARY = "the library itself"
-
-
-class Mutant(NamedTuple):
-    """A mistake and the tests that must notice it."""
-
-    name: str
-    make: Callable
-    """The mutant ``Draw``, or a function of the noise sample."""
-    caught_by: tuple[str, ...]
-
-
-def _derivatives_times(factor: Callable[[Case, Plan], float]) -> Draw:
-    def draw(case: Case, plan: Plan):
-        estimates, errors = from_library(case, plan)
-        scale = factor(case, plan) if plan.of in DERIVATIVES else 1.0
-        return estimates * scale, errors * abs(scale)
-
-    return draw
 
 
 def _shifted(case: Case, plan: Plan):
@@ -51,11 +31,6 @@ def _louder(case: Case, plan: Plan):
     return from_library(dataclasses.replace(case, epsilon=1.02 * case.epsilon), plan)
 
 
-def _shared_noise(case: Case, plan: Plan):
-    estimates, errors = from_library(case, dataclasses.replace(plan, replicates=2))
-    return tuple(np.repeat(a[:1], plan.replicates, axis=0) for a in (estimates, errors))
-
-
 def _confident(case: Case, plan: Plan):
     estimates, errors = from_library(case, plan)
     return estimates, 0.8 * errors
@@ -64,12 +39,12 @@ def _confident(case: Case, plan: Plan):
 _ESTIMATOR_MUTANTS = (
     Mutant(
         "sign of the score flipped",
-        _derivatives_times(lambda case, plan: -1.0),
+        rescaled(lambda case, plan: -1.0, *DERIVATIVES),
         ("VJP", "JVP", "Jacobian", "few samples"),
     ),
     Mutant(
         "factor 1/ε lost",
-        _derivatives_times(lambda case, plan: case.epsilon),
+        rescaled(lambda case, plan: case.epsilon, *DERIVATIVES),
         ("VJP", "JVP", "Jacobian", "few samples"),
     ),
     Mutant(
@@ -78,10 +53,10 @@ _ESTIMATOR_MUTANTS = (
     Mutant("noise scaled by 1.02", _louder, ("value", "maximum", "VJP", "JVP", "Jacobian")),
     Mutant(
         "leave-one-out divided by M, not M − 1",
-        _derivatives_times(lambda case, plan: (plan.num_samples - 1) / plan.num_samples),
+        rescaled(lambda case, plan: (plan.num_samples - 1) / plan.num_samples, *DERIVATIVES),
         ("few samples",),
     ),
-    Mutant("all batch rows share their noise", _shared_noise, ("standard errors",)),
+    Mutant("all batch rows share their noise", shared_noise, ("standard errors",)),
     Mutant("standard errors 20% too small", _confident, ("standard errors",)),
 )
 
@@ -109,17 +84,16 @@ _NOISE_MUTANTS = (
 
 def run(settings: Settings) -> Section:
     """Both kill matrices, and a check for every mistake; the unchanged library comes first."""
-    control = Mutant(_LIBRARY, from_library, ())
     estimators = {}
-    for mutant in (control, *_ESTIMATOR_MUTANTS):
+    for mutant in (unchanged(from_library), *_ESTIMATOR_MUTANTS):
         settings.tick(mutant.name)
         estimators[mutant] = estimator_tests(mutant.make, settings)
     settings.tick("noise")
     z = kernel_noise("normal", np.float32, 2**22, settings.seed_for("negative control"))
-    identity = Mutant(_LIBRARY, lambda z: z, ())
+    identity = unchanged(lambda z: z)
     noises = {mutant: noise_tests(mutant.make(z)) for mutant in (identity, *_NOISE_MUTANTS)}
-    checks = [_check(m, tests, "estimator") for m, tests in estimators.items()]
-    checks += [_check(m, tests, "noise") for m, tests in noises.items()]
+    checks = [check(m, tests, "estimator") for m, tests in estimators.items()]
+    checks += [check(m, tests, "noise") for m, tests in noises.items()]
     return Section(
         title="Negative controls",
         intro="A test is worth what it can reject. Each row below is the library with one "
@@ -128,7 +102,7 @@ def run(settings: Settings) -> Section:
         "threshold: above 1 the test rejects. A mistake need not trip every test (a wrong 1/M is "
         "invisible with many samples), which is why there are several.",
         checks=tuple(checks),
-        tables=(_matrix("Estimators", estimators), _matrix("Noise", noises)),
+        tables=(matrix("Estimators", estimators), matrix("Noise", noises)),
     )
 
 
@@ -155,24 +129,3 @@ def noise_tests(z: np.ndarray) -> dict[str, float]:
         "moments": largest(moment_scores(z, family)) / Z_THRESHOLD,
         "independence": largest(halves_scores(z)) / Z_THRESHOLD,
     }
-
-
-def _check(mutant: Mutant, tests: dict[str, float], kind: str) -> Check:
-    if mutant.name == _LIBRARY:
-        statement = (
-            f"the unchanged {kind} passes every test of the matrix: largest statistic / threshold"
-        )
-        return Check(f"Control: unchanged {kind}", statement, max(tests.values()), 1.0, scores=500)
-    weakest = min(tests[name] for name in mutant.caught_by)
-    statement = f"is rejected by: {', '.join(mutant.caught_by)}; smallest statistic / threshold"
-    return Check(f"Mutant {kind}: {mutant.name}", statement, weakest, 1.0, relation=">")
-
-
-def _matrix(title: str, results: dict[Mutant, dict[str, float]]) -> Table:
-    names = tuple(next(iter(results.values())))
-    rows = []
-    for mutant, tests in results.items():
-        cells = (f"✗ {r:.1f}" if r > 1 else f"– {r:.2f}" for r in tests.values())
-        rows.append((mutant.name, *cells))
-    caption = f"{title}: ✗ rejected, – not rejected; largest statistic over its threshold"
-    return Table(caption, ("mistake", *names), tuple(rows))

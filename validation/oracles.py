@@ -7,7 +7,6 @@ an independent NumPy Monte-Carlo with a standard error of its own.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools as it
 
 import numpy as np
@@ -139,7 +138,7 @@ def path_scores(draw: Draw, settings: Settings) -> dict[tuple[str, str], Scores]
     }
     for name, (costs, oracle, noises) in problems.items():
         for noise in noises:
-            case = _Unknown(name, costs[None], 0.5, noise, oracle)
+            case = Case(name, costs[None], 0.5, noise, oracle)
             mean, error = _by_numpy(case, settings)
             scores = {}
             for of in _PATH_OUTPUTS:
@@ -163,15 +162,6 @@ def _by_numpy(case: Case, settings: Settings) -> Sampled:
         parameters = float(case.epsilon), case.noise, case.oracle, case.direction
         _NUMPY[key] = sampled_answers(case.theta[0], *parameters, settings.pick(32, 800), seed)
     return _NUMPY[key]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Unknown(Case):
-    """A case without exact answers: of them only the shapes."""
-
-    def exact(self, of: str) -> np.ndarray:
-        d = self.direction.size
-        return np.empty((1, *{"max": (), "vjp_epsilon": (), "jacobian": (d, d)}.get(of, (d,))))
 
 
 # ------------------------------------------------------------------------------------ what is shown
