@@ -289,11 +289,15 @@ class Sampler(NamedTuple):
         squares = self._centred_squares(outer, self._weight_of_ones(mean)[:, :, None])
         return total * scale, self._error(total, squares) * self.num_samples * np.abs(scale)
 
-    @staticmethod
-    def _centred_squares(sums: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """``sum (X - weight B)^2`` from the sums of X B and of X^2 (B's are X's of y = 1, last)."""
-        cross, squares = sums[:, 1, :-1], sums[:, 2, :-1]
-        return squares - 2 * weight * cross + weight**2 * sums[:, 2, -1:]
+    def _centred_squares(self, sums: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """``sum (X - weight B)^2`` from the sums of X B and of X^2 (B's are X's of y = 1, last).
+
+        What cancels to within the rounding of those sums is zero: a coordinate that never varies.
+        """
+        cross, squares, ones = sums[:, 1, :-1], sums[:, 2, :-1], weight**2 * sums[:, 2, -1:]
+        result = squares - 2 * weight * cross + ones
+        rounding = 64 * np.finfo(self.theta.dtype).eps
+        return np.where(result > rounding * (squares + ones), result, 0.0)
 
     def solutions(self) -> np.ndarray:
         """Every solution, (rows, num_samples, d) int32."""
