@@ -30,10 +30,15 @@ _SECTIONS = (
     "quadrature",
     "generator",
     "unbiasedness",
+    "oracles",
+    "temperatures",
     "loss",
     "convergence",
     "variance",
+    "reductions",
+    "adaptive",
     "negative_control",
+    "negative_oracles",
     "digits",
 )
 _NEEDED = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}
@@ -82,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)  # before the work: a bad folder is known at once
     start = time.perf_counter()
-    _compile()
+    _compile(options)
     sections = [_run(name, options) for name in _SECTIONS]
     sections.append(_accounting(sections))
     environment = _environment(options, time.perf_counter() - start)
@@ -107,14 +112,19 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _compile() -> None:
+def _compile(options: argparse.Namespace) -> None:
     """Compile what the sections use, so that their times are their own; cached on disk."""
     progress = _Progress("compile kernels")
-    for dtype in (np.float32, np.float64):
-        progress.tick(f"{dtype.__name__}, about ten seconds once, then cached")
-        layer = dpo.Perturbed(num_samples=2)
-        for of in ("value", "max", "jacobian"):
-            layer.estimate(np.zeros((64, 3), dtype), of=of, seed=0)  # both layouts of lanes
+    oracles = (dpo.Argmax(), dpo.TopK(2), dpo.Ranks(), dpo.ShortestPath())
+    in_float64 = oracles if options.full else (dpo.Argmax(), dpo.Ranks())
+    for dtype, chosen in ((np.float32, oracles), (np.float64, in_float64)):
+        for oracle in chosen:
+            name = type(oracle).__name__
+            progress.tick(f"{name}, {dtype.__name__}, about ten seconds once, then cached")
+            for num_samples in (2, 64):  # lanes are rows, lanes are samples
+                layer = dpo.Perturbed(oracle, num_samples=num_samples)
+                for of in ("value", "max", "jacobian"):
+                    layer.estimate(np.ones((64, 2, 2), dtype), of=of, seed=0)
     progress.done("ready")
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._estimators import Case, Draw, Plan, from_library
+from ._estimators import REDUCTIONS, Case, Draw, Plan, from_library
+from ._problems import ORACLES
 from ._results import Check, Table
 
 Ratios = dict[str, float]
@@ -25,15 +26,21 @@ class Mutant(NamedTuple):
     subject: str = ""
     """Which oracle, say, is mistaken, where a table holds several."""
 
+    @property
+    def label(self) -> str:
+        """The subject as a table writes it."""
+        names = {**ORACLES, **REDUCTIONS}
+        return names.get(self.subject, self.subject).lower()
+
 
 def unchanged(make: Callable, subject: str = "") -> Mutant:
     """The control: the library itself."""
     return Mutant("the library itself", make, (), subject)
 
 
-def check(mutant: Mutant, ratios: Ratios, kind: str) -> Check:
+def verdict(mutant: Mutant, ratios: Ratios, kind: str) -> Check:
     """A mutant must trip all its tests, the unchanged library none."""
-    subject = f" ({mutant.subject})" if mutant.subject else ""
+    subject = f" ({mutant.label})" if mutant.subject else ""
     if not mutant.caught_by:
         statement = (
             f"the unchanged {kind} passes every test of the matrix: largest statistic / threshold"
@@ -52,13 +59,15 @@ def matrix(title: str, results: dict[Mutant, Ratios]) -> Table:
     rows = []
     for mutant, ratios in results.items():
         cells = (_cell(ratios[name]) if name in ratios else "" for name in names)
-        rows.append((f"{mutant.subject}: {mutant.name}".removeprefix(": "), *cells))
+        rows.append((f"{mutant.label}: {mutant.name}".removeprefix(": "), *cells))
     caption = f"{title}: ✗ rejected, – not rejected; largest statistic over its threshold"
     return Table(caption, ("mistake", *names), tuple(rows))
 
 
 def _cell(ratio: float) -> str:
-    return f"✗ {ratio:.1f}" if ratio > 1 else f"– {ratio:.2f}"
+    return (
+        f"✗ {ratio:.1f}" if ratio > 1 else f"– {max(ratio, 0):.2f}"
+    )  # one-sided scores may be negative
 
 
 # ------------------------------------------------------------------------------ mistakes as draws

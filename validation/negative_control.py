@@ -13,7 +13,7 @@ import numpy as np
 from dpo.kernels.noise import FAMILIES
 
 from ._estimators import DERIVATIVES, NAMES, OUTPUTS, Case, Draw, Plan, bias_scores, from_library
-from ._mutants import Mutant, check, matrix, rescaled, shared_noise, unchanged
+from ._mutants import Mutant, matrix, rescaled, shared_noise, unchanged, verdict
 from ._problems import THREE
 from ._results import Section
 from ._settings import Settings
@@ -92,8 +92,8 @@ def run(settings: Settings) -> Section:
     z = kernel_noise("normal", np.float32, 2**22, settings.seed_for("negative control"))
     identity = unchanged(lambda z: z)
     noises = {mutant: noise_tests(mutant.make(z)) for mutant in (identity, *_NOISE_MUTANTS)}
-    checks = [check(m, tests, "estimator") for m, tests in estimators.items()]
-    checks += [check(m, tests, "noise") for m, tests in noises.items()]
+    checks = [verdict(m, tests, "estimator") for m, tests in estimators.items()]
+    checks += [verdict(m, tests, "noise") for m, tests in noises.items()]
     return Section(
         title="Negative controls",
         intro="A test is worth what it can reject. Each row below is the library with one "

@@ -18,12 +18,12 @@ from ._estimators import DERIVATIVES, NAMES, OUTPUTS, Case, Plan, from_library
 from ._mutants import (
     Mutant,
     Ratios,
-    check,
     matrix,
     replaced,
     rescaled,
     shared_noise,
     unchanged,
+    verdict,
 )
 from ._results import Section
 from ._settings import Settings
@@ -41,7 +41,7 @@ def run(settings: Settings) -> Section:
         for mutant in mutants:
             settings.tick(f"{mutant.subject} {mutant.name}")
             results[mutant] = tests(mutant, settings)
-        checks += [check(mutant, ratios, kind) for mutant, ratios in results.items()]
+        checks += [verdict(mutant, ratios, kind) for mutant, ratios in results.items()]
         tables.append(matrix(f"{kind.capitalize()}s", results))
     return Section(
         title="Negative controls: oracles, reductions, temperatures, adaptive sampling",
@@ -226,8 +226,8 @@ def _adaptive_tests(mutant: Mutant, settings: Settings) -> Ratios:
     seed = settings.seed_for("adaptive control")
     run = mutant.make(adaptive.ladder("normal"), "value", 0.01, "loo", 1024, seed)
     return {
-        name.partition(": ")[2] or name.lower(): statistic / threshold
-        for name, (_, statistic, threshold, _, _) in adaptive.judge({"ladder": run}).items()
+        check.name.partition(": ")[2]: check.statistic / check.threshold
+        for check in adaptive.judge({"ladder": run})
     }
 
 
@@ -235,7 +235,8 @@ def _never_again(case, of, tolerance, reduction, replicates, seed):
     """The first stage is the last, whatever the spread."""
     plan = Plan(of, replicates, adaptive.FIRST, seed, reduction)
     samples = np.full((replicates, len(case.theta)), adaptive.FIRST)
-    return adaptive.Run(case, of, tolerance, *from_library(case, plan), samples)
+    needed = adaptive.needed(case, of, tolerance, reduction)
+    return adaptive.Run(case, of, tolerance, *from_library(case, plan), samples, needed)
 
 
 def _twice(case, of, tolerance, reduction, replicates, seed):

@@ -72,8 +72,8 @@ def run(settings: Settings) -> Section:
             *(_honest_check(r, scores) for r, scores in honest.items()),
             *(_rows_check(r, scores) for r, scores in rows.items()),
         ),
-        figures=(_ratio_figure(errors, settings), _rate_figure(rates)),
-        tables=(_table(errors, settings),),
+        figures=(_ratio_figure(errors), _rate_figure(rates)),
+        tables=(_table(errors), _loo_table(errors)),
     )
 
 
@@ -223,24 +223,24 @@ def _rows_check(reduction: str, scores: Scores) -> Check:
 # ----------------------------------------------------------------------------------- what is shown
 
 
-def _ratio(errors: Errors, key: tuple[str, str, str], reduction: str, settings: Settings):
+def _ratio(errors: Errors, key: tuple[str, str, str], reduction: str):
     """The ratio to the plain estimator, with its interval."""
     ours, plain = errors[(*key, reduction)], _baseline(errors, *key)
-    seed = settings.seed_for("bootstrap", *key, reduction)
-    return ours.mean() / plain.mean(), *bootstrap_ratio(ours, plain, seed)
+    return ours.mean() / plain.mean(), *bootstrap_ratio(ours, plain)
 
 
 def _shown(of: str) -> tuple[str, ...]:
     return ("loo", "antithetic", "qmc") if of in DERIVATIVES else ("antithetic", "qmc")
 
 
-def _table(errors: Errors, settings: Settings) -> Table:
+def _table(errors: Errors) -> Table:
     rows = []
     for oracle, noise in it.product(ORACLES, NOISES):
         cells = []
         for of in OUTPUTS:
-            values = (_ratio(errors, (oracle, noise, of), r, settings)[0] for r in _shown(of))
-            cells.append(" / ".join(f"{value:.2g}" for value in values))
+            means = [errors[oracle, noise, of, reduction].mean() for reduction in _shown(of)]
+            plain = _baseline(errors, oracle, noise, of).mean()
+            cells.append(" / ".join(f"{mean / plain:.2g}" for mean in means))
         rows.append((f"{ORACLES[oracle]}, {SPELLED[noise]} noise", *cells))
     return Table(
         f"Variance over the plain estimator's, M = {_SAMPLES:,}: antithetic / quasi-Monte-Carlo "
@@ -250,8 +250,26 @@ def _table(errors: Errors, settings: Settings) -> Table:
     )
 
 
-def _ratio_figure(errors: Errors, settings: Settings) -> Figure:
-    panels = tuple(_ratio_panel(oracle, errors, settings) for oracle in ORACLES)
+def _loo_table(errors: Errors) -> Table:
+    rows = []
+    for oracle, noise in it.product(ORACLES, NOISES):
+        cells = []
+        for of, reduction in it.product(DERIVATIVES, ("antithetic", "qmc")):
+            ours, loo = (errors[oracle, noise, of, r] for r in (reduction, "loo"))
+            low, high = bootstrap_ratio(ours, loo)
+            cells.append(f"{ours.mean() / loo.mean():.2g} ({low:.2g} to {high:.2g})")
+        rows.append((f"{ORACLES[oracle]}, {SPELLED[noise]} noise", *cells))
+    names = it.product(DERIVATIVES, ("antithetic", "QMC"))
+    return Table(
+        f"Variance over leave-one-out's, M = {_SAMPLES:,}, with 95% bootstrap intervals; above 1 "
+        "the reduction costs more than it gives",
+        ("problem", *(f"{capital(NAMES[of])}, {name}" for of, name in names)),
+        tuple(rows),
+    )
+
+
+def _ratio_figure(errors: Errors) -> Figure:
+    panels = tuple(_ratio_panel(oracle, errors) for oracle in ORACLES)
     caption = (
         "Variance relative to the plain estimator with independent samples (the line at 1), with "
         "95% bootstrap intervals; within each reduction the noises, from left to right, are "
@@ -260,7 +278,7 @@ def _ratio_figure(errors: Errors, settings: Settings) -> Figure:
     return Figure(caption, panels)
 
 
-def _ratio_panel(oracle: str, errors: Errors, settings: Settings) -> str:
+def _ratio_panel(oracle: str, errors: Errors) -> str:
     figure, ax = _plots.axes(ORACLES[oracle], "", "variance ratio", (4.0, 3.1))
     ax.axhline(1, color=_plots.GREY, lw=1.2)
     for k, reduction in enumerate(("loo", "antithetic", "qmc")):
@@ -269,7 +287,7 @@ def _ratio_panel(oracle: str, errors: Errors, settings: Settings) -> str:
             if reduction not in _shown(of):
                 continue
             for n, noise in enumerate(NOISES):
-                ratio, low, high = _ratio(errors, (oracle, noise, of), reduction, settings)
+                ratio, low, high = _ratio(errors, (oracle, noise, of), reduction)
                 x = place + 0.27 * (k - 1) + 0.07 * (n - 1)
                 points.append((x, ratio, ratio - low, high - ratio))
         x, ratio, down, up = np.array(points).T
