@@ -53,9 +53,9 @@ class Adaptive:
     """As many samples as each row needs: ``num_samples=dpo.Adaptive(tolerance=0.01)``.
 
     Every row draws until the standard errors of all its outputs are at most ``tolerance``, or
-    ``max_samples`` are drawn; ``estimate(...).num_samples`` tells how many it took. Values count an
-    outcome never seen among ``M`` samples as known to ``1 / M``. Stopping when the spread *looks*
-    small makes the estimate very slightly biased, by less than its standard error over sqrt(M).
+    ``max_samples`` are drawn; ``estimate(...).num_samples`` tells how many it took. An outcome
+    never seen among ``M`` samples is taken to have a probability of up to ``1 / M``. Stopping when
+    the spread *looks* small makes the estimate slightly biased, by at most 0.4 tolerances.
     """
 
     tolerance: float

@@ -208,7 +208,7 @@ def adapt(
     tolerance: float,
     max_samples: int,
     estimate: Callable[[AnySampler, np.ndarray], MeanAndError],
-    floor: float = 0.0,
+    floor: np.ndarray,
 ) -> tuple[Grouped, MeanAndError]:
     """Draw for every row until the standard errors of ``estimate`` are at most ``tolerance``.
 
@@ -226,7 +226,7 @@ def adapt(
         index = pending[wanted[pending] == m]
         sampler = make(index, m)
         mean, error = estimate(sampler, index)
-        worst = np.maximum(error.reshape(len(index), -1).max(1), floor / m)
+        worst = np.maximum(error.reshape(len(index), -1).max(1), floor[index] / m)
         # A comparison that NaN fails: rows without a spread (M = 1, an infinite maximum) are done.
         more = (worst > tolerance) & (m < max_samples)
         if (~more).any():
@@ -241,3 +241,24 @@ def adapt(
     if not parts:
         return grouped, estimate(make(np.arange(0), max_samples), np.arange(0))
     return grouped, grouped._each(lambda sampler, i, k: results[k])
+
+
+_SCORE = 3.0
+"""A score that a sample may well have, of any noise."""
+
+
+def least_contribution(sampler: Sampler, of: str, direction: np.ndarray | None) -> np.ndarray:
+    """What one more sample might add to ``M`` times the estimate of ``of``, (rows,).
+
+    An outcome not among ``M`` samples leaves no trace in their spread. It may have probability
+    ``1 / M`` all the same, and would add one solution that differs, times a score for derivatives.
+    """
+    rows = len(sampler.theta)
+    if of in ("value", "max"):
+        return np.full(rows, 1.0 if of == "value" else 0.0)
+    score = _SCORE / sampler.epsilon.astype(np.float64).min(1)
+    if of == "vjp":
+        assert direction is not None
+        path = sampler.problem.minimises  # paths differ in whole cells, the others by exchanges
+        return score * (np.abs(direction).sum(1) if path else np.ptp(direction, axis=1))
+    return score * (np.abs(direction).max(1) if direction is not None else 1.0)

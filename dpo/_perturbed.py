@@ -10,7 +10,14 @@ import numpy as np
 
 from ._arrays import Scores, as_companion, as_scores, as_temperatures, kind_of
 from ._checks import Adaptive, as_choice, as_epsilon, as_num_samples
-from ._designs import AnySampler, Grouped, Replicated, adapt, randomisations
+from ._designs import (
+    AnySampler,
+    Grouped,
+    Replicated,
+    adapt,
+    least_contribution,
+    randomisations,
+)
 from ._engine import Sampler
 from ._estimate import Estimate
 from ._losses import check_targets, fenchel_young, negative_entropy_offset
@@ -367,7 +374,7 @@ class Perturbed:
             lambda sampler, index: _estimate(
                 sampler, of, None if operand is None else operand[index]
             ),
-            floor=1.0 if of == "value" else 0.0,
+            floor=least_contribution(whole, of, operand),
         )
         return call._replace(sampler=grouped), known
 

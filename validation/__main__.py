@@ -18,10 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 import dpo
 
+from ._compilation import compile_kernels
 from ._results import Check, Section, as_json
 from ._settings import Settings
 from ._statistics import MOST_SCORES
@@ -115,16 +114,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _compile(options: argparse.Namespace) -> None:
     """Compile what the sections use, so that their times are their own; cached on disk."""
     progress = _Progress("compile kernels")
-    oracles = (dpo.Argmax(), dpo.TopK(2), dpo.Ranks(), dpo.ShortestPath())
-    in_float64 = oracles if options.full else (dpo.Argmax(), dpo.Ranks())
-    for dtype, chosen in ((np.float32, oracles), (np.float64, in_float64)):
-        for oracle in chosen:
-            name = type(oracle).__name__
-            progress.tick(f"{name}, {dtype.__name__}, about ten seconds once, then cached")
-            for num_samples in (2, 64):  # lanes are rows, lanes are samples
-                layer = dpo.Perturbed(oracle, num_samples=num_samples)
-                for of in ("value", "max", "jacobian"):
-                    layer.estimate(np.ones((64, 2, 2), dtype), of=of, seed=0)
+    progress.tick("about a minute once, then cached")
+    compile_kernels(options.full, progress.tick)
     progress.done("ready")
 
 

@@ -81,15 +81,13 @@ def spread_scores(replicates: np.ndarray, errors: np.ndarray) -> np.ndarray:
 def calibration_scores(replicates: np.ndarray, errors: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """z-scores of ``E[(estimate - exact)^2] = E[reported^2]``, from the replicates' differences.
 
-    As ``spread_scores``, for estimates that need not be normal. A coordinate that varies by less
-    than a millionth of the others scores 0 if what it reports is less than a thousandth of theirs:
-    reported errors are roots of differences of sums, in which float32 cancels.
+    As ``spread_scores``, for estimates that need not be normal. A coordinate that varies, and says
+    so, by less than a millionth of the others scores 0.
     """
     squares, reported = (replicates - exact) ** 2, errors**2
     scores = student_scores(squares - reported, np.zeros(np.shape(exact)))
-    largest_error = reported.mean(0).max()
-    still = squares.mean(0) < 1e-12 * largest_error
-    return np.where(still & (reported.mean(0) < 1e-6 * largest_error), 0, scores)
+    both = np.maximum(squares.mean(0), reported.mean(0))
+    return np.where(both < 1e-12 * both.max(), 0, scores)
 
 
 def upper_score(terms: np.ndarray) -> np.ndarray:

@@ -1,0 +1,32 @@
+"""Compile the kernels that the report uses, before anything is timed; cached on disk."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+
+import dpo
+
+ORACLES = (dpo.Argmax(), dpo.TopK(2), dpo.Ranks(), dpo.ShortestPath())
+
+
+def compile_kernels(full: bool, tick: Callable[[str], None]) -> None:
+    """Numba compiles one kernel at a time in a process, so each precision has one of its own."""
+    in_float64 = ORACLES if full else (dpo.Argmax(), dpo.Ranks())
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        for words in pool.map(call_each, ("float32", "float64"), (ORACLES, in_float64)):
+            tick(words)
+
+
+def call_each(dtype: str, oracles: tuple[dpo.Oracle, ...]) -> str:
+    """Call oracles with few samples (lanes are rows) and with many (lanes are samples)."""
+    for oracle in oracles:
+        for num_samples in (2, 64):
+            layer = dpo.Perturbed(oracle, num_samples=num_samples)
+            for of in ("value", "max", "jacobian"):
+                layer.estimate(np.ones((64, 2, 2), dtype), of=of, seed=0)
+    return f"{dtype}: {len(oracles)} oracles"
