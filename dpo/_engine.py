@@ -245,8 +245,9 @@ class Sampler(NamedTuple):
                 mean, outer = sums.counts[:, 0] / self.num_samples, sums.totals[:, 0]
             else:
                 mean, outer = kept.mean[block], kept.outer[block]
-            centred = one._centred(outer.reshape(len(outer), d + 1, d), mean)
-            result[block] = (v[block].astype(np.float64)[:, None] @ centred)[:, 0]
+            outer, w = outer.reshape(len(outer), d + 1, d), v[block].astype(np.float64)
+            centre = (w * one._weight_of_ones(mean)).sum(1, keepdims=True)
+            result[block] = (w[:, None] @ outer[:, :-1])[:, 0] - centre * outer[:, -1]
         return result
 
     def _centred(self, outer: np.ndarray, mean: np.ndarray) -> np.ndarray:

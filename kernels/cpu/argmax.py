@@ -255,6 +255,8 @@ def run(
         if operation == VJP:
             centre = theta.dtype.type(expected(direction[b], mean[b]))
         for first_chunk in range(part, STRANDS, parts):
+            if first_chunk * CHUNK >= num_samples:
+                break
             strand[...] = 0.0
             for m in range(first_chunk * CHUNK, num_samples, STRANDS * CHUNK):
                 sample, n = first_sample + m, min(CHUNK, num_samples - m)
@@ -280,5 +282,4 @@ def run(
                     for j in range(n):
                         weights[j] = direction[b, won[j]] - centre
                     add_scores(family, d, weights, n, sample, row, key, squares, strand)
-            if first_chunk * CHUNK < num_samples:
-                sums[task] += strand
+            sums[task] += strand

@@ -40,7 +40,7 @@ from . import sums as add
 from ._jit import jitable
 from .accumulate import CHUNK, STRANDS
 from .perturb import fill
-from .simd import LANES
+from .simd import LANES, lane_array
 
 MAX_FEW = 8
 """Samples a row up to which lanes are filled with several rows."""
@@ -51,7 +51,7 @@ WIDE = 32
 @jitable
 def room(wanted, rows, columns, like):
     """A (rows, columns) array, or one without room."""
-    return np.empty((rows if wanted else 0, columns), like.dtype)
+    return lane_array(rows if wanted else 0, columns, like)
 
 
 @jitable
@@ -76,12 +76,12 @@ def run_samples(
     paired = draw[2] == ANTITHETIC
     zero = theta.dtype.type(0.0)
     padded, scales = np.zeros(size, theta.dtype), np.ones(size, theta.dtype)
-    p = np.empty((size, block), theta.dtype)
+    p = lane_array(size, block, theta)
     s = room(operation in (VJP, JVP, JACOBIAN), size, block, theta)
     z = room(operation == MOMENTS, size, block, theta)
-    y = np.empty((d, block), np.int32)
+    y = lane_array(d, block, memo)
     weights = np.zeros(block, theta.dtype)
-    lanes = np.zeros((sums.shape[1], max(d, 1) + 1, LANES), theta.dtype)
+    lanes = lane_array(sums.shape[1] * (d + 1), LANES, theta).reshape((sums.shape[1], d + 1, LANES))
     values = np.zeros((2, 1, LANES), np.float64)
     strand = np.empty(sums.shape[1:], np.float64)
     sample, row = np.zeros(1, np.uint64), np.zeros(1, np.uint64)
@@ -97,10 +97,13 @@ def run_samples(
         which[:] = b
         prepare(padded, scales, d, draw[1], places, b, options, work)
         for first_chunk in range(part, STRANDS, parts):
+            if first_chunk * CHUNK >= num_samples:
+                break
             strand[...] = 0.0
             for m in range(first_chunk * CHUNK, num_samples, STRANDS * CHUNK):
-                lanes[...] = zero
-                values[...] = 0.0
+                if operation != VALUE and operation != JACOBIAN:
+                    lanes[...] = zero
+                    values[...] = 0.0
                 for at in range(m, min(m + CHUNK, num_samples), block):
                     count = min(block, num_samples - at)
                     sample[0] = first_sample + at
@@ -137,8 +140,7 @@ def run_samples(
                     add.add_trees(values, strand)
                 elif operation != VALUE and operation != JACOBIAN:
                     add.add_trees(lanes, strand)
-            if first_chunk * CHUNK < num_samples:
-                sums[task] += strand
+            sums[task] += strand
 
 
 @jitable
@@ -167,13 +169,13 @@ def run_few(
     paired = draw[2] == ANTITHETIC
     padded, scales = np.zeros(size, theta.dtype), np.ones(size, theta.dtype)
     x, e = np.zeros((size, LANES), theta.dtype), np.ones((size, LANES), theta.dtype)
-    p = np.empty((size, LANES), theta.dtype)
+    p = lane_array(size, LANES, theta)
     s = room(operation == VJP, size, LANES, theta)
     directed, centre = (
         room(operation == VJP, d, LANES, theta),
         room(operation == VJP, d, LANES, theta),
     )
-    y = np.empty((d, LANES), np.int32)
+    y = lane_array(d, LANES, memo)
     weights = np.zeros(LANES, theta.dtype)
     samples, rows = np.zeros(LANES, np.uint64), np.zeros(LANES, np.uint64)
     which = np.zeros(LANES, np.int64)

@@ -190,6 +190,20 @@ def store(array, index, vector):
     _store(array, index, vector)
 
 
+_CACHE_LINE = 64
+
+
+@register_jitable
+def lane_array(rows, columns, like):
+    """An uninitialised (rows, columns) array of ``like``'s dtype that begins at a cache line.
+
+    A vector load that straddles two lines costs two; Numba's own arrays begin at half a line.
+    """
+    flat = np.empty(rows * columns + _CACHE_LINE, like.dtype)
+    skip = (-flat.ctypes.data % _CACHE_LINE) // flat.itemsize
+    return flat[skip : skip + rows * columns].reshape((rows, columns))
+
+
 @intrinsic
 def broadcast(typing_context, scalar):
     """32 copies of a scalar."""

@@ -20,7 +20,7 @@ from ..bits import float32, float64, fma, int64, select
 from ._jit import jitable, kernel
 from .accumulate import add_quad
 from .perturb import coordinate
-from .simd import LANES, broadcast, load, store, sum_integers, swap_neighbours, tree_sum
+from .simd import LANES, broadcast, lane_array, load, store, sum_integers, swap_neighbours, tree_sum
 
 
 @jitable
@@ -172,7 +172,7 @@ def add_outer(y, d, s, count, paired, pull, lanes, strand):
     """JACOBIAN of a whole chunk: ``strand[slot, i d + k]`` of ``y_i s_k``, and of y = 1 last."""
     stride = s.shape[1]
     plain = lanes.shape[0] == 1 and not paired
-    row = np.empty(stride, s.dtype)
+    row = lane_array(1, stride, s)[0]
     for i in range(d + 1):
         if plain:
             for at in range(0, count, LANES):
