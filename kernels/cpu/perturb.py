@@ -181,6 +181,24 @@ def scores_beside(family, decided, like, w, v, live):
     return scores(family, like, w, v, live)
 
 
+def minus_logs(like, e, live):
+    """``-log`` of four: Gumbel noise from the race's exponentials."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(minus_logs, jit_options={"forceinline": True})
+def _(like, e, live):
+    log = noise32.log if like.dtype == types.float32 else noise64.log
+
+    def of_four(like, e, live):
+        z0, z1 = -log(e[0]), -log(e[1])
+        if live > 2:
+            return z0, z1, -log(e[2]), -log(e[3])
+        return z0, z1, z0, z1
+
+    return of_four
+
+
 @jitable
 def _pick(w, place):
     even = select(place == np.int32(0), w[0], w[2])
@@ -275,15 +293,12 @@ def fill(draw, key, directions, samples, rows, theta, scale, d, count, p, s, z):
         for q in range(p.shape[0] // 4):
             w = designed_words(design, directions, q, sample, row, key)
             v = designed_refinement(design, p, w, q, sample, row, key)
-            if kind == RACE:
-                noise = decision_noise(family, p, w, v, d - 4 * q)
-            else:
-                noise = quantiles(family, p, w, v, d - 4 * q)
+            decided = decision_noise(family, p, w, v, d - 4 * q)
+            noise = decided
+            if family == GUMBEL and kind != RACE:
+                noise = minus_logs(p, decided, d - 4 * q)
             if s.size > 0:
-                if family == NORMAL or kind == RACE:
-                    score = scores_beside(family, noise, p, w, v, d - 4 * q)
-                else:
-                    score = scores(family, p, w, v, d - 4 * q)
+                score = scores_beside(family, decided, p, w, v, d - 4 * q)
             for r in range(4):
                 i = 4 * q + r
                 x, e = coordinate(theta, i), coordinate(scale, i)
