@@ -152,61 +152,34 @@ def tight(distance, costs, u, v, width, lane):
 
 
 @kernel
-def level_predecessor(distance, costs, before, v, source, size, lane, cells, levels):
-    """The next cell from ``v`` through equal distances to the nearest cell with a smaller one.
+def leave_tie(distance, costs, before, v, source, size, lane, scratch, y, column):
+    """Mark the way from ``v``, through equal distances, to where a smaller one comes before.
 
-    ``cells`` and ``levels`` (all -1) are scratch: the cells from which ``v`` could have been
-    reached at no cost, in breadth-first order, then each one's steps to the nearest exit.
+    Breadth first, neighbours in row-major order: the first such cell to be reached ends the way
+    that the tie rule wants. Returns it.
     """
     height, width, diagonal = size
-    most = height * width
-    count = 1
-    cells[0] = v
-    levels[v] = most
-    i = 0
-    while i < count:
+    queue, towards = scratch  # towards[u]: the cell that u leads to, -1 where not reached
+    queue[0], towards[v] = v, v
+    reached, first, found = 1, 0, -1
+    while found < 0:
+        x = queue[first]
+        first += 1
         for k in range(8 if diagonal else 4):
-            u = neighbour(cells[i], k, height, width, diagonal)
-            if u >= 0 and levels[u] < 0 and tight(distance, costs, u, cells[i], width, lane):
-                levels[u] = most
-                cells[count] = u
-                count += 1
-        x = cells[i]
-        if x == source or before[x, lane] >= 0:
-            levels[x] = 0
-            break  # breadth first: no cell further on is nearer to v
-        i += 1
-    falling = True
-    while falling:
-        falling = False
-        for i in range(count):
-            x = cells[i]
-            for k in range(8 if diagonal else 4):
-                u = neighbour(x, k, height, width, diagonal)
-                nearer = u >= 0 and levels[u] >= 0 and levels[u] + 1 < levels[x]
-                if nearer and tight(distance, costs, u, x, width, lane):
-                    levels[x] = levels[u] + 1
-                    falling = True
-    result = -1
-    for k in range(8 if diagonal else 4):
-        u = neighbour(v, k, height, width, diagonal)
-        nearer = u >= 0 and levels[u] >= 0 and levels[u] + 1 == levels[v]
-        if result < 0 and nearer and tight(distance, costs, u, v, width, lane):
-            result = u
-    for i in range(count):
-        levels[cells[i]] = -1
-    return result
-
-
-@jitable
-def step_aside(distance, costs, before, v, source, height, width, diagonal, lane):
-    """The first neighbour of equal distance that explains ``D(v)`` and has a way on; or -1."""
-    for k in range(8 if diagonal else 4):
-        u = neighbour(v, k, height, width, diagonal)
-        has_way_on = u >= 0 and (before[u, lane] >= 0 or u == source)
-        if has_way_on and tight(distance, costs, u, v, width, lane):
-            return u
-    return -1
+            u = neighbour(x, k, height, width, diagonal)
+            if u >= 0 and towards[u] < 0 and tight(distance, costs, u, x, width, lane):
+                queue[reached], towards[u] = u, x
+                reached += 1
+                if before[u, lane] >= 0 or u == source:
+                    found = u
+                    break
+    u = found
+    while u != v:
+        y[u, column] = 1
+        u = towards[u]
+    for i in range(reached):
+        towards[queue[i]] = -1
+    return found
 
 
 @jitable
@@ -243,7 +216,7 @@ def predecessors(distance, costs, height, width, diagonal, before):
 @kernel
 def walk(distance, costs, before, source, target, size, lane, scratch, y, column):
     """Mark one lane's path in ``y``; raises if there is none of finite cost."""
-    height, width, diagonal = size
+    width, diagonal = size[1], size[2]
     if not distance[inner(target, width), lane] < np.inf:
         raise ValueError(
             "theta has an instance without a path of finite cost from source to target: "
@@ -254,12 +227,7 @@ def walk(distance, costs, before, source, target, size, lane, scratch, y, column
     while v != source:
         k = np.int64(before[v, lane])
         if k < 0:
-            u = step_aside(distance, costs, before, v, source, height, width, diagonal, lane)
-            if u < 0:  # the nearest exit is further than one step
-                u = level_predecessor(
-                    distance, costs, before, v, source, size, lane, scratch[0], scratch[1]
-                )
-            v = u
+            v = leave_tie(distance, costs, before, v, source, size, lane, scratch, y, column)
         elif diagonal:
             k += k >= 4
             v += (k // 3 - 1) * width + k % 3 - 1
