@@ -25,9 +25,10 @@ def _dpo_layer(workload: Workload, oracle, theta):
     layer = dpo.Perturbed(
         oracle, noise=workload.noise, epsilon=abs(workload.scale), num_samples=workload.num_samples
     )
-    once = replace(layer, num_samples=1)
-    once(theta[:1], seed=0)
-    once.vjp(theta[:1], theta[:1], seed=0)  # loads the kernel of many samples
+    for num_samples in (1, 16):  # loads the kernels, for few samples and for many
+        once = replace(layer, num_samples=num_samples)
+        once(theta[:1], seed=0)
+        once.vjp(theta[:1], theta[:1], seed=0)
     return layer
 
 
