@@ -101,7 +101,8 @@ class Perturbed:
     variance_reduction
         ``"loo"``: derivatives centred by the other samples' mean (default; unbiased, and its
         variance stays bounded as ``eps -> 0``). ``"none"``: the plain estimators. ``"antithetic"``:
-        samples in pairs of mirrored noise, centred by the other pairs; ``M`` is 1 or even.
+        samples in pairs of mirrored noise, centred by the other pairs; ``M`` is 1 or even. It helps
+        values and maxima; derivatives are mostly better off with ``"loo"`` (see the report).
         ``"qmc"``: independent randomisations (16 or 8) of a Sobol' sequence, each centred by the
         others; ``M`` is a multiple of 8 or at most 16, of at most 2^20 points each and 21,201
         coordinates. It pays for smooth problems of few coordinates that matter; in hundreds of
