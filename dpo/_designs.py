@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ._engine import Kept, MeanAndError, Sampler
-from .kernels.codes import SCORE
+from .kernels.codes import ANTITHETIC, INDEPENDENT, SCORE, SOBOL
 
 MAX_RANDOMISATIONS = 16
 
@@ -89,8 +89,12 @@ class Replicated:
         value, _, mean = self.inner.maximum()
         return *self._combine(value), self._combine(mean)[0]
 
+    def _kept(self, kept: Kept | None) -> Kept:
+        """What the inner sampler's forward pass kept, if it is at hand; else from a new one."""
+        return kept.parts[0] if kept is not None and kept.parts else self.inner.forward(True)
+
     def vjp(self, v, kept: Kept | None = None, errors: bool = False, weighting: int = SCORE):
-        inner = kept.parts[0] if kept is not None and kept.parts else self.inner.forward(True)
+        inner = self._kept(kept)
         v = np.repeat(v, self.count, axis=0)
         return self._combine(self._centred(inner.mean).vjp(v, inner, weighting=weighting)[0])
 
@@ -114,12 +118,32 @@ class Replicated:
         return self._combine(self.inner.epsilon_slope_of_maximum(*repeated))[0]
 
     def epsilon_vjp(self, v, product, kept: Kept | None) -> np.ndarray:
-        inner = kept.parts[0] if kept is not None and kept.parts else self.inner.forward(True)
+        inner = self._kept(kept)
         v = np.repeat(v, self.count, axis=0)
         return self._combine(self._centred(inner.mean).epsilon_vjp(v, None, inner))[0]
 
 
 AnySampler = Sampler | Replicated
+
+
+def designed(whole: Sampler, num_samples: int) -> AnySampler:
+    """``num_samples`` samples of every row, of the design that ``whole.draws`` names."""
+    draws = whole.draws._replace(num_samples=num_samples)
+    if draws.design == ANTITHETIC and num_samples == 1:
+        draws = draws._replace(design=INDEPENDENT)  # the same sample, without a pair
+    if draws.design != SOBOL:
+        return whole._replace(draws=draws)
+    from .kernels import sobol  # SciPy, only where it is needed
+
+    count = randomisations(num_samples)
+    points, d = num_samples // count, whole.theta.shape[1]
+    if points > sobol.MAX_POINTS or d > sobol.MAX_COORDINATES:
+        raise ValueError(
+            f"variance_reduction='qmc' is for at most {sobol.MAX_POINTS * count} samples and "
+            f"{sobol.MAX_COORDINATES} coordinates, got {num_samples} and {d}; use 'loo'"
+        )
+    directions = sobol.directions(d, max(1, (points - 1).bit_length()))
+    return Replicated.of(whole._replace(draws=draws._replace(directions=directions)), count)
 
 
 @dataclass(frozen=True)
@@ -199,7 +223,7 @@ class Grouped:
 
 FIRST_SAMPLES = 256
 _MARGIN = 1.1
-"""Samples are asked for a tenth more often than the last spread says: it is itself an estimate."""
+"""A tenth more samples than the last spread asks for, since it is itself an estimate."""
 
 
 def adapt(

@@ -26,6 +26,7 @@ import numpy as np
 
 from .kernels.codes import (
     ANTITHETIC,
+    FEW,
     JACOBIAN,
     JVP,
     MAXIMUM,
@@ -41,9 +42,8 @@ from .kernels.codes import (
 _MEMO_BYTES = 2**20
 _OUTER_BYTES = 2**24
 _SMALL = 16
-"""Coordinates up to which a VJP is ``v^T`` times the whole Jacobian: one pass, not two."""
-_FEW = 8
-"""Samples up to which it is not: the kernels then fill their lanes with rows."""
+"""Coordinates up to which a VJP is ``v^T`` times the whole Jacobian: one pass, not two. (Not with
+few samples: the kernels then fill their lanes with rows.)"""
 
 MeanAndError = tuple[np.ndarray, np.ndarray]
 
@@ -104,10 +104,11 @@ class Sampler(NamedTuple):
 
     @property
     def _is_small(self) -> bool:
-        return self.theta.shape[1] <= _SMALL and self.num_samples > _FEW
+        return self.theta.shape[1] <= _SMALL and self.num_samples > FEW
 
     @property
-    def _sign(self) -> float:
+    def sign(self) -> float:
+        """-1 where scores are costs."""
         return -1.0 if self.problem.minimises else 1.0
 
     def _launch(self, operation: int, **parameters):
@@ -143,7 +144,7 @@ class Sampler(NamedTuple):
             theta = self.theta.astype(np.float64)
             safe = np.where(theta == 0, 1, theta)
             return base, np.where(theta == 0, 0, relative / safe)
-        return base * self._sign, relative
+        return base * self.sign, relative
 
     def _error(self, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
         """The standard error of ``total / M``, from sums of terms and of their squares.
@@ -189,7 +190,7 @@ class Sampler(NamedTuple):
         """``Fbar`` and its standard error, (rows,), and ``ybar``."""
         sums = self._launch(MAXIMUM)
         total, squares = sums.totals[:, 0, 0], sums.totals[:, 1, 0]
-        value = self._sign * total / self.num_samples
+        value = self.sign * total / self.num_samples
         return value, self._error(total, squares), sums.counts[:, 0] / self.num_samples
 
     def vjp(
@@ -312,21 +313,21 @@ class Sampler(NamedTuple):
     def slope_of_maximum(self, mean: np.ndarray) -> np.ndarray:
         """``d Fbar / d theta``: ``ybar`` for additive noise, ``(1 / M) sum y w`` otherwise."""
         if not self.draws.multiplicative:
-            return self._sign * mean
+            return self.sign * mean
         weighted = self._launch(MOMENTS).totals[:, 0] / self.num_samples
         safe = np.where(self.theta == 0, 1, self.theta)
-        return self._sign * np.where(self.theta == 0, 0, weighted / safe)
+        return self.sign * np.where(self.theta == 0, 0, weighted / safe)
 
     def epsilon_slope_of_maximum(self, maximum: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """``d Fbar / d eps`` on the same samples, in the shape of ``epsilon``."""
         epsilon = self.epsilon.astype(np.float64)
         if not self.draws.multiplicative and epsilon.shape[1] == 1:
             scores = np.where(mean == 0, 0, self.theta)  # a masked score was never chosen
-            return (maximum - self._sign * (mean * scores).sum(-1))[:, None] / epsilon
+            return (maximum - self.sign * (mean * scores).sum(-1))[:, None] / epsilon
         totals = self._launch(MOMENTS).totals / self.num_samples
         slope = totals[:, 1]
         if self.draws.multiplicative:
-            slope = self._sign * (slope - epsilon * totals[:, 0])
+            slope = self.sign * (slope - epsilon * totals[:, 0])
         return slope if epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)
 
     def epsilon_vjp(self, v: np.ndarray, product: np.ndarray | None, kept: Kept | None):

@@ -13,8 +13,8 @@ from ._checks import Adaptive, as_choice, as_epsilon, as_num_samples
 from ._designs import (
     AnySampler,
     Grouped,
-    Replicated,
     adapt,
+    designed,
     least_contribution,
     randomisations,
 )
@@ -52,10 +52,9 @@ class Call(NamedTuple):
     epsilon: Any
     """Likewise."""
     scores: Scores
+    whole: Sampler
+    """The problem, all rows, and one sample of each: ``sampler`` is made of it."""
     sampler: AnySampler | Grouped
-    sign: float
-    """-1 where scores are costs."""
-    multiplicative: bool
 
     def result(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
         """An array of the caller's kind, with no derivative of its own."""
@@ -302,7 +301,7 @@ class Perturbed:
         targets = as_companion(y_true, "y_true", call.scores)
         check_targets(y_true, targets, self.oracle, call.scores.shape)
         offset = np.zeros(len(targets))
-        temperatures = as_temperatures(self.epsilon, call.scores)
+        temperatures = call.whole.epsilon
         closed = isinstance(self.noise, Gumbel) and isinstance(self.oracle, Argmax)
         if normalize and closed and temperatures.shape[1] == 1:
             offset = negative_entropy_offset(targets)
@@ -312,7 +311,7 @@ class Perturbed:
 
             return _torch.fenchel_young(call, targets, constant, offset)
         maximum = call.sampler.maximum()[0]
-        value = fenchel_young(call.scores.rows, maximum, targets, call.sign, constant)
+        value = fenchel_young(call.scores.rows, maximum, targets, call.whole.sign, constant)
         return call.result(value, call.scores.batch)
 
     # ------------------------------------------------------------------------------- preparation
@@ -320,55 +319,32 @@ class Perturbed:
     def _prepare(self, theta, seed, of: str, direction=None) -> tuple[Call, Any]:
         """The call, and the estimate of ``of`` where choosing the samples has made it already."""
         scores = as_scores(theta, "theta", self.oracle.event_ndim)
-        problem = self.oracle.problem(scores.shape)
-        temperatures = as_temperatures(self.epsilon, scores)
-        design = _DESIGNS[self.variance_reduction]
         whole = Sampler(
-            problem=problem,
+            problem=self.oracle.problem(scores.shape),
             theta=scores.rows,
-            epsilon=temperatures,
+            epsilon=as_temperatures(self.epsilon, scores),
             draws=Draws(
                 family=_FAMILY_CODES[type(self.noise)],
                 seed=as_seed(seed, scores.kind),
                 num_samples=1,
-                design=design,
+                design=_DESIGNS[self.variance_reduction],
                 multiplicative=self.perturbation == "multiplicative",
             ),
             centred=self.variance_reduction != "none",
         )
-        sign = -1.0 if problem.minimises else 1.0
-        call = Call(theta, self.epsilon, scores, whole, sign, whole.draws.multiplicative)
         if isinstance(self.num_samples, int):
-            return call._replace(sampler=self._sampler(whole, self.num_samples)), None
-        return self._adapt(call, whole, of, direction)
+            sampler = designed(whole, self.num_samples)
+            return Call(theta, self.epsilon, scores, whole, sampler), None
+        return self._adapt(Call(theta, self.epsilon, scores, whole, whole), of, direction)
 
-    def _sampler(self, whole: Sampler, num_samples: int) -> AnySampler:
-        draws = whole.draws._replace(num_samples=num_samples)
-        if draws.design == ANTITHETIC and num_samples == 1:
-            draws = draws._replace(design=INDEPENDENT)  # the same sample, without a pair
-        if draws.design != SOBOL:
-            return whole._replace(draws=draws)
-        from .kernels import sobol
-
-        count = randomisations(num_samples)
-        points, d = num_samples // count, whole.theta.shape[1]
-        if points > sobol.MAX_POINTS or d > sobol.MAX_COORDINATES:
-            raise ValueError(
-                f"variance_reduction='qmc' is for at most {sobol.MAX_POINTS * count} samples and "
-                f"{sobol.MAX_COORDINATES} coordinates, got {num_samples} and {d}; use 'loo'"
-            )
-        directions = sobol.directions(d, max(1, (points - 1).bit_length()))
-        draws = draws._replace(directions=directions)
-        return Replicated.of(whole._replace(draws=draws), count)
-
-    def _adapt(self, call: Call, whole: Sampler, of: str, direction):
-        adaptive = self.num_samples
+    def _adapt(self, call: Call, of: str, direction):
+        adaptive, whole = self.num_samples, call.whole
         assert isinstance(adaptive, Adaptive)
         multiple = {"antithetic": 2, "qmc": 16}.get(self.variance_reduction, 1)
         most = adaptive.max_samples // multiple * multiple or 1
         operand = self._direction(call, of, direction)
         grouped, known = adapt(
-            lambda index, m: self._sampler(whole.of_rows(index), m),
+            lambda index, m: designed(whole.of_rows(index), m),
             len(whole.theta),
             adaptive.tolerance,
             most,

@@ -78,7 +78,7 @@ class _Envelope(torch.autograd.Function):
         ctx.call = call, targets, offset, maximum, mean
         value = maximum
         if targets is not None:
-            value = _fenchel_young(call.scores.rows, maximum, targets, call.sign, constant)
+            value = _fenchel_young(call.scores.rows, maximum, targets, call.whole.sign, constant)
         return call.result(value, call.scores.batch)
 
     @staticmethod
@@ -93,11 +93,11 @@ class _Envelope(torch.autograd.Function):
             if torch.is_grad_enabled():  # create_graph=True: the same numbers, differentiable again
                 slope = _again(theta, epsilon, call)
                 if targets is not None:
-                    slope = slope - call.sign * call.scores.restore(targets.reshape(shape))
+                    slope = slope - call.whole.sign * call.scores.restore(targets.reshape(shape))
             else:
                 by_theta = call.sampler.slope_of_maximum(mean)
                 if targets is not None:
-                    by_theta = by_theta - call.sign * targets
+                    by_theta = by_theta - call.whole.sign * targets
                 slope = call.result(by_theta, shape)
             result = scale * slope
         if ctx.needs_input_grad[1]:
@@ -113,11 +113,11 @@ class _Envelope(torch.autograd.Function):
 
 def _again(theta, epsilon, call: Call) -> torch.Tensor:
     """``d Fbar / d theta`` as a differentiable function of theta and epsilon."""
-    if call.multiplicative:
+    if call.whole.draws.multiplicative:
         mean = call.sampler.forward().mean
         result = call.result(call.sampler.slope_of_maximum(mean), call.scores.shape)
         return _Constant.apply(theta, result)
-    return call.sign * _Value.apply(theta, epsilon, call)
+    return call.whole.sign * _Value.apply(theta, epsilon, call)
 
 
 class _Constant(torch.autograd.Function):

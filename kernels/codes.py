@@ -19,6 +19,9 @@ ADDITIVE, RACE, MULTIPLICATIVE = range(3)
 The race serves what needs decisions and scores only; sums of p itself or of z are ADDITIVE.
 """
 
+FEW = 8
+"""Samples a row up to which lanes are filled with several rows, and sums run in order."""
+
 INDEPENDENT, ANTITHETIC, SOBOL = range(3)
 """Designs of the samples of a row:
 

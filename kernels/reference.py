@@ -15,6 +15,7 @@ from .bits import fma
 from .codes import (
     ADDITIVE,
     ANTITHETIC,
+    FEW,
     JACOBIAN,
     JVP,
     MAXIMUM,
@@ -33,9 +34,6 @@ from .noise import FAMILIES, GUMBEL, NORMAL
 from .philox import STREAM_NOISE, STREAM_REFINE, STREAM_SHIFT, words
 from .reference_solvers import argmax, formulas, grid_path, race_weights, ranks, topk
 from .reference_sums import mates, ordered_dot, ordered_sum, squares, tree_of_products, tree_sum
-
-MAX_FEW = 8
-
 
 # ------------------------------------------------------------------------------------------- noise
 
@@ -184,7 +182,7 @@ class Pass:
         """The float sums of a launch with squares, (rows, slots, size)."""
         y, s = self.solutions(operation), self.scores
         rows = range(self.theta.shape[0])
-        few = self.draws.num_samples <= MAX_FEW and operation in (MAXIMUM, VJP)
+        few = self.draws.num_samples <= FEW and operation in (MAXIMUM, VJP)
         tree = ordered_sum if few else tree_sum
         if operation == MAXIMUM:
             return np.stack([self._maximum(y[:, b], b, tree) for b in rows])

@@ -23,7 +23,7 @@ def workspace(theta, options, lanes):
 
 
 @jitable
-def prepare(theta, scale, d, kind, places, b, options, work):
+def prepare(theta, scale, d, kind):
     """For the race, scores become negated weights."""
     if kind == RACE:
         race_weights(theta[:d], scale[0])
@@ -51,12 +51,12 @@ def solve(p, d, count, places, which, options, work, y):
 
 
 @jitable
-def note(p, y, d, count, options, work, memo, group):
+def note(y, d, count, work, memo, group):
     """Solutions are not kept."""
 
 
 @jitable
-def recall(p, d, count, options, memo, group, work, y):
+def recall(p, d, count, memo, group, work, y):
     """Solutions are not kept."""
 
 

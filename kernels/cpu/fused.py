@@ -12,7 +12,7 @@
 The last entry (row) of jvp (jacobian) is of y = 1. Squares and the second count are there if asked
 for; ``sums.py`` says what they are of when samples come in pairs.
 
-**Mapping.** A lane is a sample, thirty-two at a time. Where the samples are few (``MAX_FEW``) a
+**Mapping.** A lane is a sample, thirty-two at a time. Where the samples are few (``FEW``) a
 lane is a (row, sample) instead, whatever row: see ``run_few``. A task is a row, one strand of a
 row, or a block of thirty-two rows.
 
@@ -24,10 +24,10 @@ strands. With at most eight samples a row sums run over the samples in order, in
 **Oracles.** Each is a file with five functions, which the compiler inlines or calls:
 
     workspace(theta, options, lanes)                     arrays that live as long as a launch
-    prepare(theta, scale, d, kind, places, b, options, work)   once a row; may rewrite theta
+    prepare(theta, scale, d, kind)                       once a row; may rewrite theta
     solve(p, d, count, places, which, options, work, y)  y, (d, lanes), of rows which[lane]
-    note(p, y, d, count, options, work, memo, group)     a solution to a few words a lane
-    recall(p, d, count, options, memo, group, work, y)   and back, given the same p
+    note(y, d, count, work, memo, group)                 a solution to a few words a lane
+    recall(p, d, count, memo, group, work, y)            and back, given the same p
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ from .accumulate import CHUNK, STRANDS
 from .perturb import fill
 from .simd import LANES, lane_array
 
-MAX_FEW = 8
-"""Samples a row up to which lanes are filled with several rows."""
 WIDE = 32
 """Coordinates up to which a whole chunk is a block."""
 
@@ -52,6 +50,29 @@ WIDE = 32
 def room(wanted, rows, columns, like):
     """A (rows, columns) array, or one without room."""
     return lane_array(rows if wanted else 0, columns, like)
+
+
+@jitable
+def load_row(prepare, theta, scale, b, kind, padded, scales):
+    """Row ``b``'s scores and temperatures, as the solver's noise will meet them."""
+    d = theta.shape[1]
+    for i in range(d):
+        padded[i] = theta[b, i]
+        scales[i] = scale[b, i if scale.shape[1] > 1 else 0]
+    prepare(padded, scales, d, kind)
+
+
+@jitable
+def decide(
+    solve, note, recall, operation, p, d, count, places, which, options, memo, group, work, y
+):
+    """Solutions of a block: recalled where a VJP can, else solved, and noted if there is room."""
+    if operation == VJP and memo.size > 0:
+        recall(p, d, count, memo, group, work, y)
+        return
+    solve(p, d, count, places, which, options, work, y)
+    if memo.size > 0:
+        note(y, d, count, work, memo, group)
 
 
 @jitable
@@ -91,11 +112,8 @@ def run_samples(
     for task in range(task_begin, task_end):
         b, part = divmod(task, parts)
         row[0] = row_ids[b]
-        for i in range(d):
-            padded[i] = theta[b, i]
-            scales[i] = scale[b, i if scale.shape[1] > 1 else 0]
         which[:] = b
-        prepare(padded, scales, d, draw[1], places, b, options, work)
+        load_row(prepare, theta, scale, b, draw[1], padded, scales)
         for first_chunk in range(part, STRANDS, parts):
             if first_chunk * CHUNK >= num_samples:
                 break
@@ -108,15 +126,12 @@ def run_samples(
                     count = min(block, num_samples - at)
                     sample[0] = first_sample + at
                     fill(draw, key, directions, sample, row, padded, scales, d, count, p, s, z)
-                    group = b * groups + at // LANES
-                    if operation == VJP and memo.size > 0:
-                        recall(p, d, count, options, memo, group, work, y)
-                    else:
-                        solve(p, d, count, places, which, options, work, y)
-                        if memo.size > 0:
-                            note(p, y, d, count, options, work, memo, group)
+                    decide(
+                        solve, note, recall, operation, p, d, count, places, which, options, memo,
+                        b * groups + at // LANES, work, y,
+                    )  # fmt: skip
                     if count % LANES != 0:
-                        add.clear_tail(y, d, count)
+                        add.clear_tail(y, count)
                     if operation != VJP:
                         add.add_counts(y, d, count, paired, counts[task])
                     if solutions.size > 0:
@@ -131,7 +146,7 @@ def run_samples(
                         add.add_products(y, d, weights, count, paired, pull, lanes)
                     elif operation == JACOBIAN:
                         if count % LANES != 0:
-                            add.clear_padding(s, count)
+                            add.clear_tail(s, count)
                         add.add_outer(y, d, s, count, paired, pull, lanes, strand)
                     elif operation == MOMENTS:
                         multiplicative = draw[1] == MULTIPLICATIVE
@@ -157,7 +172,7 @@ def run_few(
     workspace, prepare, solve, note, recall, block_begin, block_end, operation, call, memo, counts,
     sums,
 ):  # fmt: skip
-    """Blocks of thirty-two rows of at most ``MAX_FEW`` samples: value, maximum and vjp.
+    """Blocks of thirty-two rows of at most ``FEW`` samples: value, maximum and vjp.
 
     Lane ``l`` of group ``g`` is sample ``n % M`` of the block's row ``n // M``, ``n = 32 g + l``:
     all lanes are full whatever the number of samples.
@@ -171,10 +186,8 @@ def run_few(
     x, e = np.zeros((size, LANES), theta.dtype), np.ones((size, LANES), theta.dtype)
     p = lane_array(size, LANES, theta)
     s = room(operation == VJP, size, LANES, theta)
-    directed, centre = (
-        room(operation == VJP, d, LANES, theta),
-        room(operation == VJP, d, LANES, theta),
-    )
+    directed = room(operation == VJP, d, LANES, theta)
+    centre = room(operation == VJP, d, LANES, theta)
     y = lane_array(d, LANES, memo)
     weights = np.zeros(LANES, theta.dtype)
     samples, rows = np.zeros(LANES, np.uint64), np.zeros(LANES, np.uint64)
@@ -190,20 +203,14 @@ def run_few(
                 b += first
                 which[lane], rows[lane], samples[lane] = b, row_ids[b], first_sample + m
                 if lane == 0 or b != which[lane - 1]:
-                    for i in range(d):
-                        padded[i] = theta[b, i]
-                        scales[i] = scale[b, i if scale.shape[1] > 1 else 0]
-                    prepare(padded, scales, d, draw[1], places, -1, options, work)
+                    load_row(prepare, theta, scale, b, draw[1], padded, scales)
                 for i in range(d):
                     x[i, lane], e[i, lane] = padded[i], scales[i]
             fill(draw, key, directions, samples, rows, x, e, d, LANES, p, s, s[:0])
-            group = block * num_samples + n // LANES
-            if operation == VJP and memo.size > 0:
-                recall(p, d, LANES, options, memo, group, work, y)
-            else:
-                solve(p, d, LANES, places, which, options, work, y)
-                if memo.size > 0:
-                    note(p, y, d, LANES, options, work, memo, group)
+            decide(
+                solve, note, recall, operation, p, d, LANES, places, which, options, memo,
+                block * num_samples + n // LANES, work, y,
+            )  # fmt: skip
             if operation == VJP:
                 gather(v, which, LANES, directed)
                 gather(mean, which, LANES, centre)

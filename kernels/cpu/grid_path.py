@@ -240,7 +240,7 @@ def walk(distance, costs, before, source, target, size, lane, scratch, y, column
 
 
 @jitable
-def prepare(theta, scale, d, kind, places, b, options, work):
+def prepare(theta, scale, d, kind):
     """Nothing depends on the row."""
 
 
@@ -288,14 +288,14 @@ def unpack_path(memo, d, at, y):
 
 
 @jitable
-def note(p, y, d, count, options, work, memo, group):
+def note(y, d, count, work, memo, group):
     """Keep paths."""
     for at in range(0, count, LANES):
         pack_path(y, d, at, memo[group + at // LANES])
 
 
 @jitable
-def recall(p, d, count, options, memo, group, work, y):
+def recall(p, d, count, memo, group, work, y):
     """Paths as they were kept."""
     for at in range(0, count, LANES):
         unpack_path(memo[group + at // LANES], d, at, y)

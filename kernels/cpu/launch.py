@@ -11,6 +11,7 @@ import numpy as np
 from ..codes import (
     ADDITIVE,
     ANTITHETIC,
+    FEW,
     INDEPENDENT,
     JACOBIAN,
     JVP,
@@ -25,7 +26,7 @@ from ..codes import (
     Problem,
 )
 from ..noise import GUMBEL
-from . import argmax, argmax_rows, fused
+from . import argmax, argmax_rows
 from .accumulate import CHUNK, STRANDS
 from .simd import LANES
 from .threads import get_num_threads, run_tasks
@@ -121,10 +122,10 @@ def new_memo(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Dr
     rows, d = theta.shape
     if is_plain(problem, epsilon, draws, VJP):
         return np.empty((rows, draws.num_samples), np.int32)
-    words = _module(problem).memo_words(d, theta.dtype)
+    words = _module(problem.oracle).memo_words(d, theta.dtype)
     if words == 0:
         return None
-    few = draws.num_samples <= fused.MAX_FEW
+    few = draws.num_samples <= FEW
     groups = -(-rows // LANES) * draws.num_samples if few else rows * -(-draws.num_samples // LANES)
     return np.empty((groups, words, LANES), np.int32)
 
@@ -168,14 +169,10 @@ def _plain_argmax(call: _Call) -> Sums:
 
 
 @ft.cache
-def _oracle(name: str):
+def _module(oracle: str):
     """The file of a solver, imported (not yet compiled) on first use."""
-    name = "argmax_dense" if name == "argmax" else name
+    name = "argmax_dense" if oracle == "argmax" else oracle
     return importlib.import_module(f".{name}", __package__)
-
-
-def _module(problem: Problem):
-    return _oracle(problem.oracle)
 
 
 def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray | None) -> Sums:
@@ -187,7 +184,7 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     elif call.squares and operation != VALUE:
         slots = 2 if operation == VJP else 3
     size = {VALUE: 0, MAXIMUM: 1, VJP: d, JVP: d + 1, JACOBIAN: (d + 1) * d, MOMENTS: d}[operation]
-    few = draws.num_samples <= fused.MAX_FEW and operation in (VALUE, MAXIMUM, VJP)
+    few = draws.num_samples <= FEW and operation in (VALUE, MAXIMUM, VJP)
     few = few and solutions is None
     parts = 1 if few else call.parts(slots, size)
     kinds = 2 if call.squares and operation == VALUE else 1
@@ -196,9 +193,8 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     scale = call.epsilon
     if problem.minimises and not draws.multiplicative:
         scale = -scale
-    pull = (
-        1 / (draws.num_samples - 2) if draws.design == ANTITHETIC and draws.num_samples > 2 else 0
-    )
+    pulls = draws.design == ANTITHETIC and draws.num_samples > 2
+    pull = 1 / (draws.num_samples - 2) if pulls else 0
     none = np.empty((0, 0, 0), np.int32)
     directions = np.empty((0, 0), np.uint32)
     if draws.directions is not None:
@@ -212,7 +208,7 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     )  # fmt: skip
     memo = none if call.memo is None else call.memo
     solutions = none if solutions is None else solutions
-    oracle = _module(problem)
+    oracle = _module(problem.oracle)
 
     def tasks(begin: int, end: int) -> None:
         oracle.run(few, begin, end, parts, operation, kernel_call, memo, solutions, counts, sums)

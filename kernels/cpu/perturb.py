@@ -67,6 +67,14 @@ def flip(w, bits):
 
 
 @jitable
+def mirrored(w, samples):
+    """Words complemented in the lanes of odd samples."""
+    odd = (samples & np.uint64(1)) == np.uint64(1)
+    bits = select(odd, np.uint32(0xFFFFFFFF), broadcast(np.uint32(0)))
+    return flip(w, (bits, bits, bits, bits))
+
+
+@jitable
 def sobol(directions, i, samples):
     """Coordinate ``i`` of the Sobol' points ``samples``, as a word: an xor of direction numbers."""
     point = uint32(samples)
@@ -84,11 +92,7 @@ def designed_words(design, directions, quads, samples, rows, key):
     if design == INDEPENDENT:
         return noise_words(quads, samples, rows, key)
     if design == ANTITHETIC:
-        w = noise_words(quads, samples >> np.uint64(1), rows, key)
-        mirrored = select(
-            (samples & np.uint64(1)) == np.uint64(1), np.uint32(0xFFFFFFFF), broadcast(np.uint32(0))
-        )
-        return flip(w, (mirrored, mirrored, mirrored, mirrored))
+        return mirrored(noise_words(quads, samples >> np.uint64(1), rows, key), samples)
     i = 4 * quads
     x = (
         sobol(directions, i, samples),
@@ -104,10 +108,7 @@ def designed_refinement(design, like, w, quads, samples, rows, key):
     """As ``refine_words``, for samples of any design."""
     if design == ANTITHETIC:
         v = refine_words(like, w, quads, samples >> np.uint64(1), rows, key)
-        mirrored = select(
-            (samples & np.uint64(1)) == np.uint64(1), np.uint32(0xFFFFFFFF), broadcast(np.uint32(0))
-        )
-        return flip(v, (mirrored, mirrored, mirrored, mirrored))
+        return mirrored(v, samples)
     return refine_words(like, w, quads, samples, rows, key)
 
 

@@ -58,17 +58,17 @@ def workspace(theta, options, lanes):
 
 
 @jitable
-def prepare(theta, scale, d, kind, places, b, options, work):
+def prepare(theta, scale, d, kind):
     """Nothing depends on the row."""
 
 
 @jitable
-def note(p, y, d, count, options, work, memo, group):
+def note(y, d, count, work, memo, group):
     """Solutions are not kept."""
 
 
 @jitable
-def recall(p, d, count, options, memo, group, work, y):
+def recall(p, d, count, memo, group, work, y):
     """Solutions are not kept."""
 
 

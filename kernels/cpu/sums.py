@@ -29,6 +29,12 @@ def of_pair(paired, x):
     return x + swap_neighbours(x) if paired else x
 
 
+@jitable
+def pulled(pull, x):
+    """A weight that leaves out the pair's mate too; see above."""
+    return fma(broadcast(pull), x + swap_neighbours(x), x)
+
+
 def real(like, x):
     """Integer lanes in the precision of ``like``."""
     raise NotImplementedError("compiled code only")
@@ -42,11 +48,11 @@ def _(like, x):
 
 
 @kernel
-def clear_tail(y, d, count):
-    """Solutions of the lanes at and after ``count`` become zero: they stand for no sample."""
-    for i in range(d):
+def clear_tail(values, count):
+    """Solutions or scores of lanes at and after ``count``, which are no samples, become zero."""
+    for i in range(values.shape[0]):
         for lane in range(count, (count + LANES - 1) // LANES * LANES):
-            y[i, lane] = 0
+            values[i, lane] = 0
 
 
 @kernel
@@ -75,7 +81,7 @@ def project(y, d, count, direction, mean, pull, weights):
         for i in range(d):
             centred = real(weights, load(y, i * stride + at)) - coordinate(mean, i)
             a = fma(coordinate(direction, i), centred, a)
-        store(weights, at, fma(broadcast(pull), a + swap_neighbours(a), a))
+        store(weights, at, pulled(pull, a))
     for lane in range(count, weights.size):
         weights[lane] = weights.dtype.type(0.0)
 
@@ -127,7 +133,7 @@ def add_row(y, row, b, count, paired, pull, lanes, first):
         c = load(b, at)
         if row >= 0:
             x = real(b, load(y, row * y.shape[1] + at))
-            total = fma(x, fma(broadcast(pull), c + swap_neighbours(c), c), total)
+            total = fma(x, pulled(pull, c), total)
         else:
             total = total + c
     store(lanes, first, total)
@@ -138,8 +144,8 @@ def add_row(y, row, b, count, paired, pull, lanes, first):
             pair = of_pair(paired, c)
             x = pair
             if row >= 0:
-                pulled = fma(broadcast(pull), c + swap_neighbours(c), c)
-                x = of_pair(paired, real(b, load(y, row * y.shape[1] + at)) * pulled)
+                x = real(b, load(y, row * y.shape[1] + at))
+                x = of_pair(paired, x * pulled(pull, c))
             cross = fma(x, pair, cross)
             squares = fma(x, x, squares)
         store(lanes, first + slot, cross)
@@ -189,14 +195,6 @@ def add_outer(y, d, s, count, paired, pull, lanes, strand):
             for k in range(d):
                 tree = tree_sum(load(lanes, (slot * lanes.shape[1] + k) * LANES))
                 strand[slot, i * d + k] += np.float64(tree)
-
-
-@kernel
-def clear_padding(s, count):
-    """Scores of the lanes at and after ``count`` become zero."""
-    for i in range(s.shape[0]):
-        for lane in range(count, (count + LANES - 1) // LANES * LANES):
-            s[i, lane] = 0.0
 
 
 @kernel

@@ -45,7 +45,7 @@ def workspace(theta, options, lanes):
 
 
 @jitable
-def prepare(theta, scale, d, kind, places, b, options, work):
+def prepare(theta, scale, d, kind):
     """Nothing depends on the row."""
 
 
@@ -178,7 +178,7 @@ def bisect(p, d, count, k, threshold, space):
 
 
 @jitable
-def note(p, y, d, count, options, work, memo, group):
+def note(y, d, count, work, memo, group):
     """Keep thresholds and rooms."""
     _, threshold, space = work
     for first in range(0, count, LANES):
@@ -188,7 +188,7 @@ def note(p, y, d, count, options, work, memo, group):
 
 
 @jitable
-def recall(p, d, count, options, memo, group, work, y):
+def recall(p, d, count, memo, group, work, y):
     """Solutions from thresholds and rooms."""
     _, threshold, space = work
     for first in range(0, count, LANES):
