@@ -62,11 +62,15 @@ class Adaptive:
     max_samples: int = 2**20
 
     def __post_init__(self):
-        value = self.tolerance
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value > 0:
-            raise ValueError(f"tolerance must be a positive number, got {value!r}")
-        object.__setattr__(self, "tolerance", float(value))
+        object.__setattr__(self, "tolerance", as_tolerance(self.tolerance))
         object.__setattr__(self, "max_samples", _count("max_samples", self.max_samples))
+
+
+def as_tolerance(value) -> float:
+    """A positive number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
+        raise ValueError(f"tolerance must be a positive number, got {value!r}")
+    return float(value)
 
 
 def as_num_samples(num_samples) -> int | Adaptive:

@@ -19,12 +19,6 @@ def check_targets(y_true, targets: np.ndarray, oracle: Oracle, shape: tuple[int,
         raise ValueError(message)
 
 
-def negative_entropy_offset(targets: np.ndarray) -> np.ndarray:
-    """``Omega(y)`` of the Gumbel argmax: ``sum_i y_i log y_i - gamma``, (rows,) float64."""
-    y = np.maximum(targets, 0).astype(np.float64)
-    return np.where(y > 0, y * np.log(np.where(y > 0, y, 1)), 0).sum(-1) - np.euler_gamma
-
-
 def fenchel_young(
     theta: np.ndarray, maximum: np.ndarray, targets: np.ndarray, sign: float, offset: np.ndarray
 ) -> np.ndarray:

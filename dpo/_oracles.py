@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from .kernels.codes import Problem
 @dataclass(frozen=True)
 class Oracle:
     """A linear maximiser ``y*(theta) = argmax_{y in Y} <y, theta>`` with a fused kernel."""
+
+    has_exact_form: ClassVar[bool] = False
+    """Whether its expectations can be had without sampling, ``method="exact"``."""
 
     @property
     def event_ndim(self) -> int:
@@ -58,8 +62,10 @@ class Argmax(Oracle):
     scores always do.
     """
 
+    has_exact_form: ClassVar[bool] = True
+
     def problem(self, shape: tuple[int, ...]) -> Problem:
-        return Problem()
+        return Problem(total=1.0)
 
     def check_targets(self, targets: np.ndarray, shape: tuple[int, ...]) -> str | None:
         what = "one-hot or a mean of one-hot rows (non-negative, summing to 1)"
@@ -75,6 +81,8 @@ class TopK(Oracle):
     The lowest index wins a tie, at the k-th place too. ``-inf`` scores come last.
     """
 
+    has_exact_form: ClassVar[bool] = True
+
     k: int = 1
 
     def __post_init__(self):
@@ -85,7 +93,7 @@ class TopK(Oracle):
             raise ValueError(
                 f"k must be in 1..{shape[-1]} for {shape[-1]} coordinates, got {self.k}"
             )
-        return Problem("topk", (self.k,))
+        return Problem("topk", (self.k,), total=float(self.k))
 
     def check_targets(self, targets: np.ndarray, shape: tuple[int, ...]) -> str | None:
         what = f"0/1 with {self.k} ones, or a mean of such rows (in [0, 1], summing to {self.k})"
@@ -100,10 +108,12 @@ class Ranks(Oracle):
     ``TopK(k)``. ``-inf`` scores get the smallest ranks.
     """
 
+    has_exact_form: ClassVar[bool] = True
+
     def problem(self, shape: tuple[int, ...]) -> Problem:
         if shape[-1] > 2**20:
             raise ValueError(f"ranks are for at most 2**20 coordinates, got {shape[-1]}")
-        return Problem("ranks")
+        return Problem("ranks", total=shape[-1] * (shape[-1] + 1) / 2)
 
     def check_targets(self, targets: np.ndarray, shape: tuple[int, ...]) -> str | None:
         d = shape[-1]

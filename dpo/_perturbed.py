@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._arrays import Scores, as_companion, as_scores, as_temperatures, kind_of
-from ._checks import Adaptive, as_choice, as_epsilon, as_num_samples
+from ._checks import Adaptive, as_choice, as_epsilon, as_num_samples, as_tolerance
 from ._designs import (
     AnySampler,
     Grouped,
@@ -20,7 +20,8 @@ from ._designs import (
 )
 from ._engine import Sampler
 from ._estimate import Estimate
-from ._losses import check_targets, fenchel_young, negative_entropy_offset
+from ._exact import Expectation, pays, refusal
+from ._losses import check_targets, fenchel_young
 from ._noise import Gumbel, Logistic, Noise, Normal, as_noise
 from ._oracles import Argmax, Oracle, as_oracle
 from ._seeds import as_seed
@@ -54,7 +55,7 @@ class Call(NamedTuple):
     scores: Scores
     whole: Sampler
     """The problem, all rows, and one sample of each: ``sampler`` is made of it."""
-    sampler: AnySampler | Grouped
+    sampler: AnySampler | Grouped | Expectation
 
     def result(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
         """An array of the caller's kind, with no derivative of its own."""
@@ -96,7 +97,10 @@ class Perturbed:
         Samples ``M`` a row, errors fall as ``M^(-1/2)``, memory does not grow; or
         ``dpo.Adaptive(tolerance)``, as many as each row needs.
     method
-        ``"mc"``, Monte-Carlo.
+        ``"mc"``, Monte-Carlo. ``"exact"``: the expectation itself, for ``Argmax``, ``TopK`` and
+        ``Ranks`` with additive noise, by quadrature or in closed form, to an error near rounding;
+        samples and seeds then play no part. ``"auto"``: exact where that exists and costs less than
+        ``num_samples`` samples, which depends on shapes alone.
     variance_reduction
         ``"loo"``: derivatives centred by the other samples' mean (default; unbiased, and its
         variance stays bounded as ``eps -> 0``). ``"none"``: the plain estimators. ``"antithetic"``:
@@ -108,6 +112,10 @@ class Perturbed:
         equally important ones expect no more than from "loo".
     precision
         ``"portable"``: the same bits on every machine.
+    tolerance
+        Of the quadrature, ``method="exact"``: by how much the total of a row's value may be off (d
+        times that for top-k and ranks). By default 2e-14 in float64 and 2e-7 in float32, at which
+        rounding begins; larger is faster.
     perturbation
         ``"additive"``, or ``"multiplicative"``: samples then see ``theta exp(eps Z - eps^2 / 2)``
         with normal noise, which keeps signs (costs stay positive) and, on average, ``theta``.
@@ -133,6 +141,7 @@ class Perturbed:
     variance_reduction: str = "loo"
     precision: str = "portable"
     perturbation: str = "additive"
+    tolerance: float | None = None
 
     def __post_init__(self):
         checked: dict[str, Any] = {
@@ -140,7 +149,7 @@ class Perturbed:
             "noise": as_noise(self.noise),
             "epsilon": as_epsilon(self.epsilon),
             "num_samples": as_num_samples(self.num_samples),
-            "method": as_choice("method", self.method, ("mc",)),
+            "method": as_choice("method", self.method, ("mc", "exact", "auto")),
             "variance_reduction": as_choice(
                 "variance_reduction", self.variance_reduction, tuple(_DESIGNS)
             ),
@@ -158,6 +167,16 @@ class Perturbed:
             )
         if isinstance(self.num_samples, int):
             self._check_count(self.num_samples)
+        message = refusal(self.oracle, self.perturbation) if self.method == "exact" else None
+        if message:
+            raise ValueError(message)
+        if self.tolerance is not None:
+            object.__setattr__(self, "tolerance", as_tolerance(self.tolerance))
+            if self.method == "mc":
+                raise ValueError(
+                    "tolerance is that of method='exact'; for Monte-Carlo use "
+                    f"num_samples=dpo.Adaptive({self.tolerance!r})"
+                )
 
     def _check_count(self, m: int) -> None:
         if self.variance_reduction == "antithetic" and m > 1 and m % 2:
@@ -239,6 +258,16 @@ class Perturbed:
         return call.constant(mean, _square(call.scores))
 
     @_public
+    def second_order_product(self, theta, v, w, *, seed=None):
+        """``D^2 y_eps(theta)[v, w]``, of theta's shape: how ``layer.vjp(theta, v)`` changes along
+        ``w``; symmetric in ``v`` and ``w``. For ``method="exact"`` only."""
+        call, _ = self._prepare(theta, seed, "value")
+        if not isinstance(call.sampler, Expectation):
+            raise ValueError("second_order_product needs method='exact'")
+        directions = (as_companion(x, name, call.scores) for x, name in ((v, "v"), (w, "w")))
+        return call.constant(call.sampler.second_order_product(*directions), call.scores.shape)
+
+    @_public
     def vjp_epsilon(self, theta, v, *, seed=None):
         """``v^T d y_eps / d epsilon``, in the shape of the batch or, for a temperature a
         coordinate, of theta: what torch's ``backward()`` hands to a learned ``epsilon``."""
@@ -255,7 +284,9 @@ class Perturbed:
         ``of`` is ``"value"`` (the perturbed optimum), ``"max"``, ``"vjp"``, ``"jvp"`` or
         ``"jacobian"``; ``direction`` is the ``v`` of the VJP or the ``t`` of the JVP. The standard
         error of a coordinate that never varied is 0: more samples are needed to see it. Errors
-        come from the samples, from the pairs (antithetic), or from the randomisations (qmc).
+        come from the samples, from the pairs (antithetic), or from the randomisations (qmc). With
+        ``method="exact"`` the error is the quadrature's own: by how much the total of the row
+        misses what it must be, and rounding; ``num_samples`` is then 0.
         """
         of = as_choice("of", of, ("value", "max", "vjp", "jvp", "jacobian"))
         if (direction is not None) != (of in ("vjp", "jvp")):
@@ -277,9 +308,12 @@ class Perturbed:
     @_public
     def samples(self, theta, *, seed=None):
         """The individual solutions ``y*(theta + eps z_m)``, ``(num_samples, ...)`` and theta's."""
+        if self.method == "exact":
+            raise ValueError("samples needs method='mc': exact expectations draw none")
         if isinstance(self.num_samples, Adaptive):
             raise ValueError("samples needs a fixed num_samples, not dpo.Adaptive")
-        call, _ = self._prepare(theta, seed, "value")
+        call, _ = self._prepare(theta, seed, "samples")
+        assert not isinstance(call.sampler, Expectation)
         solutions = np.moveaxis(call.sampler.solutions(), 1, 0)
         return call.constant(solutions, (self.num_samples, *call.scores.shape))
 
@@ -290,29 +324,40 @@ class Perturbed:
         Convex in ``theta``, with gradient ``layer(theta) - y_true``, value and gradient from the
         same samples; where scores are costs the gradient in them is ``y_true - layer(costs)``.
         ``y_true`` is a solution, or any mean of solutions. ``eps Omega(y)`` does not depend on
-        ``theta``. Gumbel noise and the argmax have it in closed form,
-        ``eps (sum_i y_i log y_i - gamma)``: the loss is then the logistic loss at temperature
-        ``eps``, and ``normalize=False`` leaves the term out. Elsewhere it is left out. It is zero
-        for one-hot targets of the argmax under normal and logistic noise; other losses are offset
-        by a constant. Being a Monte-Carlo estimate, a loss near zero may come out slightly
-        negative.
+        ``theta``; ``normalize=False`` leaves it out.
+
+        * Gumbel noise and the argmax: ``eps (sum_i y_i log y_i - gamma)``, so the loss is the
+          logistic loss at temperature ``eps``.
+        * ``method="exact"``: the true value for every target, so the loss is non-negative, and zero
+          where ``layer(theta) = y_true``. A target that is no solution costs a small convex
+          problem, about a millisecond a row.
+        * Otherwise that of a solution, ``-eps <y, E Z>``: right for targets that are solutions of
+          the argmax, top-k and ranks, a constant too much for means of solutions. It is left out
+          for paths and for a temperature a coordinate.
+
+        Being a Monte-Carlo estimate, a loss near zero may come out slightly negative.
         """
         call, _ = self._prepare(theta, seed, "max")
         targets = as_companion(y_true, "y_true", call.scores)
         check_targets(y_true, targets, self.oracle, call.scores.shape)
-        offset = np.zeros(len(targets))
-        temperatures = call.whole.epsilon
-        closed = isinstance(self.noise, Gumbel) and isinstance(self.oracle, Argmax)
-        if normalize and closed and temperatures.shape[1] == 1:
-            offset = negative_entropy_offset(targets)
-        constant = offset * temperatures[:, 0]
+        constant, slope = self._offset(call, targets) if normalize else (np.zeros(1), None)
         if call.scores.kind == "torch":
             from . import _torch
 
-            return _torch.fenchel_young(call, targets, constant, offset)
+            return _torch.fenchel_young(call, targets, constant, slope)
         maximum = call.sampler.maximum()[0]
         value = fenchel_young(call.scores.rows, maximum, targets, call.whole.sign, constant)
         return call.result(value, call.scores.batch)
+
+    def _offset(self, call: Call, targets: np.ndarray):
+        """``eps Omega(y)``, (rows,), and its derivative in epsilon."""
+        whole = call.whole
+        closed = isinstance(self.noise, Gumbel) and isinstance(self.oracle, Argmax)
+        if closed and whole.epsilon.shape[1] == 1:
+            return _dual().entropy_offset(targets, whole.epsilon.astype(np.float64))
+        if isinstance(call.sampler, Expectation):
+            return _dual().exact_offset(whole, targets)
+        return _dual().vertex_offset(whole)
 
     # ------------------------------------------------------------------------------- preparation
 
@@ -325,17 +370,27 @@ class Perturbed:
             epsilon=as_temperatures(self.epsilon, scores),
             draws=Draws(
                 family=_FAMILY_CODES[type(self.noise)],
-                seed=as_seed(seed, scores.kind),
+                seed=(0, 0) if self.method == "exact" else as_seed(seed, scores.kind),
                 num_samples=1,
                 design=_DESIGNS[self.variance_reduction],
                 multiplicative=self.perturbation == "multiplicative",
             ),
             centred=self.variance_reduction != "none",
         )
+        if of != "samples" and self._is_exact(whole):
+            exact = Expectation(whole, self.tolerance)
+            return Call(theta, self.epsilon, scores, whole, exact), None
         if isinstance(self.num_samples, int):
             sampler = designed(whole, self.num_samples)
             return Call(theta, self.epsilon, scores, whole, sampler), None
         return self._adapt(Call(theta, self.epsilon, scores, whole, whole), of, direction)
+
+    def _is_exact(self, whole: Sampler) -> bool:
+        if self.method != "auto":
+            return self.method == "exact"
+        if refusal(self.oracle, self.perturbation):
+            return False
+        return isinstance(self.num_samples, Adaptive) or pays(whole, self.num_samples)
 
     def _adapt(self, call: Call, of: str, direction):
         adaptive, whole = self.num_samples, call.whole
@@ -360,6 +415,14 @@ class Perturbed:
         if direction is None:
             return None
         return as_companion(direction, "v" if of == "vjp" else "t", call.scores)
+
+
+@ft.cache
+def _dual():
+    """Imported on first use: it imports the exact kernels."""
+    from . import _dual
+
+    return _dual
 
 
 def _estimate(sampler, of: str, direction: np.ndarray | None, errors: bool = True):

@@ -3,7 +3,8 @@
 Saved for backward: the scores, the seed, the mean and, where that is small, what was decided for
 each sample; the noise is drawn again. Differentiating twice is right where it is offered (``max``
 and the loss in ``theta``, whose gradient is the differentiable perturbed optimum) and an error
-elsewhere.
+elsewhere. Exact expectations are differentiable to any order: the first two derivatives in theta
+are kernels, the others those of plain torch operations (``_torch_exact.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from ._exact import Expectation
 from ._losses import fenchel_young as _fenchel_young
 
 if TYPE_CHECKING:
@@ -47,28 +49,101 @@ class _Value(torch.autograd.Function):
     @staticmethod
     def forward(ctx, theta, epsilon, call: Call):
         kept = call.sampler.forward(for_gradient=any(ctx.needs_input_grad[:2]))
+        ctx.save_for_backward(theta, epsilon)
         ctx.call, ctx.kept = call, kept
         return call.result(kept.mean, call.scores.shape)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
-        call, kept = ctx.call, ctx.kept
+        if isinstance(ctx.call.sampler, Expectation) and torch.is_grad_enabled():
+            theta, epsilon = ctx.saved_tensors
+            return _exact_vjp(theta, epsilon, gradient, ctx.call)
+        return _value_vjp(ctx, gradient)
+
+
+@once_differentiable
+def _value_vjp(ctx, gradient):
+    call, kept = ctx.call, ctx.kept
+    rows = call.scores.rows
+    v = _numpy(gradient, rows).reshape(rows.shape)
+    product, result, slope = None, None, None
+    if ctx.needs_input_grad[0]:
+        product = call.sampler.vjp(v, kept)[0]
+        result = call.result(product, call.scores.shape)
+    if ctx.needs_input_grad[1]:
+        slope = _as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
+    return result, slope, None
+
+
+class _Product(torch.autograd.Function):
+    """``J v`` of an exact expectation, for a fixed temperature."""
+
+    @staticmethod
+    def forward(ctx, theta, v, call: Call):
+        ctx.save_for_backward(theta, v)
+        ctx.call = call
         rows = call.scores.rows
-        v = _numpy(gradient, rows).reshape(rows.shape)
-        product, result, slope = None, None, None
-        if ctx.needs_input_grad[0]:
-            product = call.sampler.vjp(v, kept)[0]
-            result = call.result(product, call.scores.shape)
-        if ctx.needs_input_grad[1]:
-            slope = _as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
-        return result, slope, None
+        product = call.sampler.vjp(_numpy(v, rows).reshape(rows.shape))[0]
+        return call.result(product, call.scores.shape)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        theta, v = ctx.saved_tensors
+        call, rows = ctx.call, ctx.call.scores.rows
+        if torch.is_grad_enabled():  # a third derivative
+            product = _in_torch(_torch_exact().product, theta, None, call, v)
+            slope = torch.autograd.grad(product, theta, gradient, create_graph=True)[0]
+        else:
+            directions = (_numpy(x, rows).reshape(rows.shape) for x in (v, gradient))
+            second = call.sampler.second_order_product(*directions)
+            slope = call.result(second, call.scores.shape)
+        return slope, _Product.apply(theta, gradient, call), None
+
+
+def _exact_vjp(theta, epsilon, gradient, call: Call):
+    """The gradients of an exact value, to be differentiated again."""
+    if epsilon is None or not epsilon.requires_grad:
+        return _Product.apply(theta, gradient, call), None, None
+    value = _in_torch(_torch_exact().optimum, theta, epsilon, call)
+    inputs = [x for x in (theta, epsilon) if x.requires_grad]
+    slopes = torch.autograd.grad(value, inputs, gradient, create_graph=True)
+    by_theta = slopes[0] if theta.requires_grad else None
+    return by_theta, slopes[-1], None
+
+
+def _torch_exact():
+    from . import _torch_exact
+
+    return _torch_exact
+
+
+def _in_torch(function, theta, epsilon, call: Call, *directions):
+    """``function`` of ``_torch_exact.py``, with the caller's shapes and dtype."""
+    rows = call.scores.rows
+    with torch.enable_grad():
+        # A view of its own, so that scores without a history can be differentiated by, too.
+        x = theta if theta.requires_grad else theta.detach().requires_grad_()
+        temperatures = torch.from_numpy(call.whole.epsilon.copy())
+        if epsilon is not None:
+            temperatures = _expand(epsilon, call)
+        shaped = (v.reshape(rows.shape) for v in directions)
+        result = function(call.sampler, x.reshape(rows.shape), temperatures, *shaped)
+        return result.reshape(call.scores.shape).to(theta.dtype)
+
+
+def _expand(epsilon: torch.Tensor, call: Call) -> torch.Tensor:
+    """Temperatures as ``as_temperatures`` lays them out, still tied to the parameter."""
+    scores, columns = call.scores, call.whole.epsilon.shape[1]
+    if columns > 1 or epsilon.ndim == len(scores.shape):
+        whole = epsilon.expand(scores.shape).reshape(scores.rows.shape)
+        return whole if columns > 1 else whole[:, :1]
+    return epsilon.expand(scores.batch).reshape(-1, 1)
 
 
 class _Envelope(torch.autograd.Function):
     """A value per row, ``Fbar - <theta, y> + constant``, whose gradient is ``ybar - y``.
 
-    ``offset`` is the derivative of the constant in ``eps``.
+    ``offset`` is the derivative of the constant in ``eps``, shaped like the temperatures.
     """
 
     @staticmethod
@@ -84,7 +159,7 @@ class _Envelope(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         theta, epsilon = ctx.saved_tensors
-        call, targets, offset, maximum, mean = ctx.call
+        call, targets, _, _, mean = ctx.call
         shape = call.scores.shape
         event = shape[len(call.scores.batch) :]
         scale = gradient.reshape(gradient.shape + (1,) * len(event))
@@ -101,14 +176,29 @@ class _Envelope(torch.autograd.Function):
                 slope = call.result(by_theta, shape)
             result = scale * slope
         if ctx.needs_input_grad[1]:
-            by_epsilon = call.sampler.epsilon_slope_of_maximum(maximum, mean)
-            if offset is not None:
-                by_epsilon = by_epsilon + offset[:, None]
-            rows = gradient.detach().double().numpy().reshape(-1, 1)
-            by_epsilon = _as_epsilon(call, rows * by_epsilon)
-            if torch.is_grad_enabled():
-                by_epsilon = _Constant.apply(epsilon, by_epsilon)
+            by_epsilon = _envelope_epsilon(ctx, theta, epsilon, gradient)
         return result, by_epsilon, None, None, None, None
+
+
+def _envelope_epsilon(ctx, theta, epsilon, gradient):
+    """The gradient in the temperature."""
+    call, _, offset, maximum, mean = ctx.call
+    exact = isinstance(call.sampler, Expectation)
+    # The offset is eps times a constant where a row has one temperature: its slope stays.
+    if exact and torch.is_grad_enabled() and (offset is None or offset.shape[1] == 1):
+        with torch.enable_grad():
+            x, temperatures = theta.reshape(call.scores.rows.shape), _expand(epsilon, call)
+            value = _torch_exact().potential(call.sampler, x, temperatures)
+            if offset is not None:
+                value = value + (temperatures * torch.from_numpy(offset))[:, 0]
+            value, upstream = value.reshape(gradient.shape), gradient.double()
+            return torch.autograd.grad(value, epsilon, upstream, create_graph=True)[0]
+    by_epsilon = call.sampler.epsilon_slope_of_maximum(maximum, mean)
+    if offset is not None:
+        by_epsilon = by_epsilon + offset
+    rows = gradient.detach().double().numpy().reshape(-1, 1)
+    by_epsilon = _as_epsilon(call, rows * by_epsilon)
+    return _Constant.apply(epsilon, by_epsilon) if torch.is_grad_enabled() else by_epsilon
 
 
 def _again(theta, epsilon, call: Call) -> torch.Tensor:
@@ -151,7 +241,7 @@ def perturbed_max(call: Call) -> torch.Tensor:
 
 
 def fenchel_young(
-    call: Call, targets: np.ndarray, constant: np.ndarray, offset: np.ndarray
+    call: Call, targets: np.ndarray, constant: np.ndarray, offset: np.ndarray | None
 ) -> torch.Tensor:
     """``Perturbed.loss`` on a tensor."""
     return _Envelope.apply(call.theta, _epsilon(call), call, targets, constant, offset)

@@ -48,6 +48,8 @@ class Problem(NamedTuple):
     """The solver's integers of every row, (rows, n) int64."""
     minimises: bool = False
     """Whether scores are costs: samples then see ``theta - eps z``."""
+    total: float | None = None
+    """What the coordinates of every solution sum to, where that is the same for all."""
     homogeneous: bool = True
     """Whether scaling what a sample sees by a positive number changes no solution."""
 

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import expit, ndtr
 
 NORMAL, GUMBEL, LOGISTIC = 0, 1, 2
 """Family codes, as the kernels take them."""
@@ -40,6 +40,7 @@ class Family:
     name: str
     code: int
     cdf: Callable
+    survival: Callable
     log_density: Callable
     score: Callable
     score_derivative: Callable
@@ -57,6 +58,7 @@ FAMILIES = (
         name="normal",
         code=NORMAL,
         cdf=ndtr,
+        survival=lambda z: ndtr(-z),
         log_density=lambda z: -0.5 * z * z - 0.5 * np.log(2 * np.pi),
         score=lambda z: z,
         score_derivative=np.ones_like,
@@ -67,6 +69,7 @@ FAMILIES = (
         name="gumbel",
         code=GUMBEL,
         cdf=lambda z: np.exp(-np.exp(-z)),
+        survival=lambda z: -np.expm1(-np.exp(-z)),
         log_density=lambda z: -z - np.exp(-z),
         score=lambda z: -np.expm1(-z),
         score_derivative=lambda z: np.exp(-z),
@@ -76,7 +79,8 @@ FAMILIES = (
     Family(
         name="logistic",
         code=LOGISTIC,
-        cdf=lambda z: 0.5 * (1 + np.tanh(0.5 * z)),
+        cdf=expit,
+        survival=lambda z: expit(-z),
         log_density=_logistic_log_density,
         score=lambda z: np.tanh(0.5 * z),
         score_derivative=lambda z: 0.5 * (1 - np.tanh(0.5 * z) ** 2),

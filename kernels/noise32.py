@@ -17,23 +17,20 @@ _ONE, _TWO, _FOUR = F32(1.0), F32(2.0), F32(4.0)
 _MAGIC = I32(0x3F3504F3)  # bits of sqrt(1/2): where the significand's range is cut
 
 # log(1 + f) / f - 1 over f on [sqrt(1/2) - 1, sqrt(2) - 1]; relative error of the log 1.8e-7.
-_LOG_0 = F32(-0.5000032186508179)
-_LOG_1 = F32(0.3333471417427063)
-_LOG_2 = F32(-0.2497122883796692)
-_LOG_3 = F32(0.1990688294172287)
-_LOG_4 = F32(-0.17243224382400513)
-_LOG_5 = F32(0.16180501878261566)
-_LOG_6 = F32(-0.10082381218671799)
+LOG1P = tuple(map(F32, (
+    -0.5000032186508179, 0.3333471417427063, -0.2497122883796692, 0.1990688294172287,
+    -0.17243224382400513, 0.16180501878261566, -0.10082381218671799,
+)))  # fmt: skip
 
 
 def log1p_core(f):
     """log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], with full relative precision at 0."""
-    p = fma(_LOG_6, f, _LOG_5)
-    p = fma(p, f, _LOG_4)
-    p = fma(p, f, _LOG_3)
-    p = fma(p, f, _LOG_2)
-    p = fma(p, f, _LOG_1)
-    p = fma(p, f, _LOG_0)
+    p = fma(LOG1P[6], f, LOG1P[5])
+    p = fma(p, f, LOG1P[4])
+    p = fma(p, f, LOG1P[3])
+    p = fma(p, f, LOG1P[2])
+    p = fma(p, f, LOG1P[1])
+    p = fma(p, f, LOG1P[0])
     return fma(p, f, _ONE) * f
 
 

@@ -116,13 +116,16 @@ def _register_conversion(function, to_dtype):
 for _numpy_type, _numba_type in NUMPY_TO_NUMBA.items():
     _register_conversion(getattr(bits, _numpy_type.__name__), _numba_type)
 
+
+def register_formulas(module):
+    """Let Numba compile every function that ``module`` defines."""
+    for value in list(vars(module).values()):
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__:
+            jitable(value)
+
+
 for _module in (philox, noise32, noise64):
-    for _name, _value in list(vars(_module).items()):
-        if (
-            isinstance(_value, FunctionType)
-            and getattr(_value, "__module__", None) == _module.__name__
-        ):
-            jitable(_value)
+    register_formulas(_module)
 
 
 _SETTINGS = dict(nogil=True, error_model="numpy")
