@@ -63,7 +63,7 @@ class Expectation(NamedTuple):
 
     def _rounding(self, values: np.ndarray) -> np.ndarray:
         """Of the largest entry of each row, (rows, 1)."""
-        size = np.abs(values).reshape(len(values), -1).max(1, initial=0)
+        size = np.abs(values).max(axis=tuple(range(1, values.ndim)), initial=0)
         return (np.finfo(self.theta.dtype).eps * size)[:, None]
 
     # --------------------------------------------------------------------------------- estimates

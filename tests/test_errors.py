@@ -28,7 +28,11 @@ THETA = np.zeros((2, 3))
         (dict(noise="cauchy"), ValueError, "'normal', 'gumbel', 'logistic' .* got 'cauchy'"),
         (dict(noise=dpo.Noise()), ValueError, "noise must be one of"),
         (dict(noise=3), ValueError, "noise must be one of"),
-        (dict(method="quadrature"), ValueError, "method must be one of 'mc', 'exact', 'auto', got 'quadrature'"),
+        (
+            dict(method="quadrature"),
+            ValueError,
+            "method must be one of 'mc', 'exact', 'auto', got 'quadrature'",
+        ),
         (
             dict(variance_reduction="rqmc"),
             ValueError,

@@ -59,6 +59,7 @@ def launch(
         kernel, cost = argmax.run, d * d if operation == JACOBIAN else 64 * d
     elif problem.oracle == "topk":
         k, parts = problem.options[0], 1
+        theta, epsilon, v, w = (x.astype(np.float64) for x in (theta, epsilon, v, w))
         needed = _topk_bytes(d, k, operation)
         if needed > _TOPK_BYTES:
             raise ValueError(

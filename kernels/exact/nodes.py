@@ -98,7 +98,7 @@ def _widest_step(law, n: float, k: float, tolerance: float) -> float:
     density /= density.sum()
 
     def frequency(tolerance):
-        low, high = 1.0, 256.0
+        low, high = 0.25, 256.0
         while high > 1.02 * low:
             middle = np.sqrt(low * high)
             error = 2 * abs(np.exp(2j * np.pi * middle * t) @ density)
