@@ -24,7 +24,7 @@ def integrals(operation: int, theta, epsilon, v, w) -> np.ndarray:
         jacobian = -p[:, :, None] * p[:, None] * inverse[:, None]
         i = np.arange(p.shape[1])
         jacobian[:, i, i] = p * (1 - p) * inverse
-        return jacobian.reshape(len(p), 1, -1)
+        return jacobian.reshape(len(p), 1, p.shape[1] ** 2)
     centred = v - (p * v).sum(1, keepdims=True)
     if operation == PRODUCT:
         return (p * centred * inverse)[:, None]
