@@ -41,6 +41,7 @@ def numpy_indices(workload: Workload) -> Solver:
 CONTENDERS = (
     Contender("dpo, torch", ("dpo", "torch"), shells.dpo_torch, dpo_oracle),
     Contender("dpo, NumPy", ("dpo",), shells.dpo_numpy, dpo_oracle),
+    Contender("dpo, exact", ("dpo", "torch"), shells.dpo_torch_exact, dpo_oracle),
     Contender("torch, one-hot", ("torch",), shells.torch_function, torch_onehot, 16),
     Contender("torch, indices", ("torch",), shells.torch_function, torch_indices, 12),
     Contender("jaxopt", ("jax", "jaxopt"), shells.jaxopt_argmax, jax_onehot, 16),

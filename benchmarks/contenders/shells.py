@@ -17,13 +17,17 @@ from .base import Calls, Solver
 # ----------------------------------------------------------------------------------------- dpo
 
 
-def _dpo_layer(workload: Workload, oracle, theta):
+def _dpo_layer(workload: Workload, oracle, theta, method: str):
     from dataclasses import replace
 
     import dpo
 
     layer = dpo.Perturbed(
-        oracle, noise=workload.noise, epsilon=abs(workload.scale), num_samples=workload.num_samples
+        oracle,
+        noise=workload.noise,
+        epsilon=abs(workload.scale),
+        num_samples=workload.num_samples,
+        **({} if method == "mc" else {"method": method}),
     )
     for num_samples in (1, 16):  # loads the kernels, for few samples and for many
         once = replace(layer, num_samples=num_samples)
@@ -35,20 +39,25 @@ def _dpo_layer(workload: Workload, oracle, theta):
 def dpo_numpy(workload: Workload, oracle) -> Calls:
     """The explicit NumPy interface; ``vjp`` knows nothing of the forward call before it."""
     theta, v = workload.arrays()
-    layer = _dpo_layer(workload, oracle, theta)
+    layer = _dpo_layer(workload, oracle, theta, "mc")
     return Calls(
         lambda seed: layer(theta, seed=seed),
         lambda seed: (layer(theta, seed=seed), layer.vjp(theta, v, seed=seed)),
     )
 
 
-def dpo_torch(workload: Workload, oracle) -> Calls:
+def dpo_torch(workload: Workload, oracle, method: str = "mc") -> Calls:
     """The layer in a torch model: backward reuses the mean that forward has computed."""
     import torch
 
     theta, v = map(torch.from_numpy, workload.arrays())
-    layer = _dpo_layer(workload, oracle, theta)
+    layer = _dpo_layer(workload, oracle, theta, method)
     return _torch_calls(theta, v, lambda theta, seed: layer(theta, seed=seed))
+
+
+def dpo_torch_exact(workload: Workload, oracle) -> Calls:
+    """No samples: the expectation itself, to the precision of float32."""
+    return dpo_torch(workload, oracle, "exact")
 
 
 # --------------------------------------------------------------------------------------- torch
