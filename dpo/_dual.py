@@ -23,8 +23,9 @@ from ._exact import Expectation
 from .kernels.codes import Draws, Problem
 from .kernels.noise import FAMILIES, GUMBEL
 
-_GRADIENT = 1e-9
-"""What ``y_eps(theta) - y`` may be left at; the value then errs by about its square."""
+_GRADIENT = 1e-8
+"""What may be left of the gradient in scaled scores; the value then errs by about its square."""
+_ITERATIONS = 100
 
 
 def vertex_offset(whole: Sampler) -> tuple[np.ndarray, np.ndarray]:
@@ -105,37 +106,51 @@ def _solve(
         moments = y * np.euler_gamma - xlogy(y, y)
         return -float(epsilon[0] * moments.sum()), moments
 
-    def expectation(theta):
+    start, scale = _start(problem, y, epsilon, draws.family)
+
+    def expectation(x):
         row = (epsilon[:1] if same else epsilon)[None]
-        return Expectation(Sampler(problem, theta[None], row, draws))
+        return Expectation(Sampler(problem, (scale * x)[None], row, draws))
 
-    def objective(theta):
-        value, _, mean = expectation(theta).maximum()
-        return float(value[0] - theta @ y), mean[0] - y
+    def objective(x):
+        value, _, mean = expectation(x).maximum()
+        return float(value[0] - (scale * x) @ y), scale * (mean[0] - y)
 
-    def product(theta, v):
-        return expectation(theta).vjp(v[None])[0][0]
+    def product(x, v):
+        return scale * expectation(x).vjp((scale * v)[None])[0][0]
 
     from scipy.optimize import minimize  # SciPy's optimisers, only where one is needed
 
     result = minimize(
         objective,
-        _start(problem, y, epsilon),
+        start / scale,
         jac=True,
         hessp=product,
         method="trust-ncg",
         options={
-            "gtol": _GRADIENT * problem.total,
-            "initial_trust_radius": 4 * float(epsilon.max()),
+            "gtol": _GRADIENT,
+            "maxiter": _ITERATIONS,
+            "initial_trust_radius": 10.0,
+            "max_trust_radius": 1e4,
         },
     )
-    moments = expectation(result.x).moments()[0]
-    return -float(result.fun), moments
+    return -float(result.fun), expectation(result.x).moments()[0]
 
 
-def _start(problem: Problem, y: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
-    """Scores whose optimum is about y: its logits."""
-    n = len(y)
-    share = y if problem.oracle != "ranks" else (y - 0.5) / n
-    theta = epsilon * (np.log(share) - np.log1p(-share))
-    return theta - theta.mean()
+def _start(
+    problem: Problem, y: np.ndarray, epsilon: np.ndarray, family: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores whose optimum is near y, and the scale of each: the root of a variance.
+
+    As if the others made a fixed threshold, which a variable exceeds with probability ``y_i``; its
+    density there is then the curvature. Ranks, which are sums of such events, likewise.
+    """
+    law, n = FAMILIES[family], len(y)
+    share = (y - 0.5) / n if problem.oracle == "ranks" else y
+    share = np.clip(share, 1e-300, 1 - 1e-16)
+    excess = law.upper_quantile(share)
+    slope = np.exp(law.log_density(excess)) / epsilon
+    theta = -epsilon * excess
+    if problem.oracle == "ranks":
+        slope = slope * n
+    return theta - theta.mean(), 1 / np.sqrt(np.maximum(slope, 1e-30))

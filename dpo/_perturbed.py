@@ -330,7 +330,7 @@ class Perturbed:
           logistic loss at temperature ``eps``.
         * ``method="exact"``: the true value for every target, so the loss is non-negative, and zero
           where ``layer(theta) = y_true``. A target that is no solution costs a small convex
-          problem, about a millisecond a row.
+          problem, a few milliseconds a row.
         * Otherwise that of a solution, ``-eps <y, E Z>``: right for targets that are solutions of
           the argmax, top-k and ranks, a constant too much for means of solutions. It is left out
           for paths and for a temperature a coordinate.

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, ndtr
+from scipy.special import expit, logit, ndtr, ndtri
 
 NORMAL, GUMBEL, LOGISTIC = 0, 1, 2
 """Family codes, as the kernels take them."""
@@ -41,6 +41,8 @@ class Family:
     code: int
     cdf: Callable
     survival: Callable
+    upper_quantile: Callable
+    """The inverse of ``survival``."""
     log_density: Callable
     score: Callable
     score_derivative: Callable
@@ -59,6 +61,7 @@ FAMILIES = (
         code=NORMAL,
         cdf=ndtr,
         survival=lambda z: ndtr(-z),
+        upper_quantile=lambda p: -ndtri(p),
         log_density=lambda z: -0.5 * z * z - 0.5 * np.log(2 * np.pi),
         score=lambda z: z,
         score_derivative=np.ones_like,
@@ -70,6 +73,7 @@ FAMILIES = (
         code=GUMBEL,
         cdf=lambda z: np.exp(-np.exp(-z)),
         survival=lambda z: -np.expm1(-np.exp(-z)),
+        upper_quantile=lambda p: -np.log(-np.log1p(-p)),
         log_density=lambda z: -z - np.exp(-z),
         score=lambda z: -np.expm1(-z),
         score_derivative=lambda z: np.exp(-z),
@@ -81,6 +85,7 @@ FAMILIES = (
         code=LOGISTIC,
         cdf=expit,
         survival=lambda z: expit(-z),
+        upper_quantile=lambda p: -logit(p),
         log_density=_logistic_log_density,
         score=lambda z: np.tanh(0.5 * z),
         score_derivative=lambda z: 0.5 * (1 - np.tanh(0.5 * z) ** 2),
