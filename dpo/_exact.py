@@ -113,13 +113,14 @@ class Expectation(NamedTuple):
         return self.vjp(t)
 
     def jacobian(self, errors: bool = False) -> MeanAndError:
-        """``J``, (rows, d, d), and its error, that of ``y_eps`` over ``eps``."""
+        """``J``, (rows, d, d), and its error: what rows miss 0 by, or that of ``y_eps / eps``."""
         rows, d = self.theta.shape
         jacobian = self._launch(codes.JACOBIAN).reshape(rows, d, d)
         error = np.broadcast_to(np.nan, jacobian.shape)
         if errors:
             scale = self._error(self.forward().mean) / self.epsilon.min(1, keepdims=True)
-            error = np.broadcast_to(scale[:, None], jacobian.shape)
+            missed = np.abs(jacobian.sum(2)).max(1, initial=0)[:, None]
+            error = np.broadcast_to(np.maximum(scale, missed)[:, None], jacobian.shape)
         return jacobian, error
 
     def second_order_product(self, v: np.ndarray, w: np.ndarray) -> np.ndarray:

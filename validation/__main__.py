@@ -27,6 +27,7 @@ from ._statistics import MOST_SCORES
 
 _SECTIONS = (
     "quadrature",
+    "exact",
     "generator",
     "unbiasedness",
     "oracles",
@@ -38,6 +39,7 @@ _SECTIONS = (
     "adaptive",
     "negative_control",
     "negative_oracles",
+    "negative_exact",
     "digits",
 )
 _NEEDED = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}

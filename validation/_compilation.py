@@ -10,6 +10,9 @@ import numpy as np
 
 import dpo
 
+from ._estimators import OUTPUTS
+from ._integrals import DIFFERENCED, EXACT, cases, from_exact
+
 ORACLES = (dpo.Argmax(), dpo.TopK(2), dpo.Ranks(), dpo.ShortestPath())
 
 
@@ -17,8 +20,11 @@ def compile_kernels(full: bool, tick: Callable[[str], None]) -> None:
     """Numba compiles one kernel at a time in a process, so each precision has one of its own."""
     in_float64 = ORACLES if full else (dpo.Argmax(), dpo.Ranks())
     context = multiprocessing.get_context("spawn")
+    precisions = "float32", "float64"
     with ProcessPoolExecutor(2, mp_context=context) as pool:
-        for words in pool.map(call_each, ("float32", "float64"), (ORACLES, in_float64)):
+        sampled = pool.map(call_each, precisions, (ORACLES, in_float64))
+        exact = pool.map(call_exact, precisions)
+        for words in (*sampled, *exact):
             tick(words)
 
 
@@ -30,3 +36,13 @@ def call_each(dtype: str, oracles: tuple[dpo.Oracle, ...]) -> str:
             for of in ("value", "max", "jacobian"):
                 layer.estimate(np.ones((64, 2, 2), dtype), of=of, seed=0)
     return f"{dtype}: {len(oracles)} oracles"
+
+
+def call_exact(dtype: str) -> str:
+    """Integrate every output, with a temperature a row and one a coordinate."""
+    for oracle in EXACT:
+        for family in ("plain", "temperatures"):
+            for case in cases(oracle, "normal", family):
+                for of in (*OUTPUTS, *DIFFERENCED):
+                    from_exact(case, of, np.dtype(dtype).type)
+    return f"{dtype}: {len(EXACT)} exact oracles"

@@ -73,7 +73,7 @@ class Case:
         return in_float32(np.random.default_rng(d).normal(size=d))[0]
 
     @property
-    def _rows(self):
+    def rows(self):
         """Scores and temperatures, row by row."""
         a_coordinate = np.shape(self.epsilon) == self.theta.shape
         shape = self.theta.shape if a_coordinate else len(self.theta)
@@ -85,7 +85,7 @@ class Case:
         """The exact answers, row by row."""
         return [
             answers(self.oracle, theta, epsilon, self.noise, self.perturbation)
-            for theta, epsilon in self._rows
+            for theta, epsilon in self.rows
         ]
 
     def shape(self, of: str) -> tuple[int, ...]:
@@ -115,7 +115,7 @@ class Case:
             [
                 self.direction
                 @ epsilon_derivative(self.oracle, theta, epsilon, self.noise, self.perturbation)
-                for theta, epsilon in self._rows
+                for theta, epsilon in self.rows
             ]
         )
 

@@ -30,7 +30,7 @@ class Mutant(NamedTuple):
     def label(self) -> str:
         """The subject as a table writes it."""
         names = {**ORACLES, **REDUCTIONS}
-        return names.get(self.subject, self.subject).lower()
+        return names[self.subject].lower() if self.subject in names else self.subject
 
 
 def unchanged(make: Callable, subject: str = "") -> Mutant:
@@ -65,9 +65,9 @@ def matrix(title: str, results: dict[Mutant, Ratios]) -> Table:
 
 
 def _cell(ratio: float) -> str:
-    return (
-        f"✗ {ratio:.1f}" if ratio > 1 else f"– {max(ratio, 0):.2f}"
-    )  # one-sided scores may be negative
+    if ratio > 1:
+        return f"✗ {ratio:.1f}" if ratio < 1e5 else f"✗ {ratio:.0e}".replace("+", "")
+    return f"– {max(ratio, 0):.2f}"  # one-sided scores may be negative
 
 
 # ------------------------------------------------------------------------------ mistakes as draws

@@ -64,7 +64,7 @@ def launch(
     and MAXIMUM leave what was decided; a VJP of the same samples that is given it need not decide
     again. ``solutions``, (rows, num_samples, d) int32, receives every solution.
     """
-    theta = _compiled_layout(theta)
+    theta = compiled_layout(theta)
     empty = np.empty((0, 0), theta.dtype)
     call = _Call(
         theta=theta,
@@ -74,8 +74,8 @@ def launch(
         row_ids=_row_ids(draws, len(theta)),
         operation=operation,
         squares=squares,
-        direction=empty if direction is None else _compiled_layout(direction),
-        mean=empty if mean is None else _compiled_layout(mean),
+        direction=empty if direction is None else compiled_layout(direction),
+        mean=empty if mean is None else compiled_layout(mean),
         memo=memo,
     )
     if weighting == SCORE and solutions is None and is_plain(problem, epsilon, draws, operation):
@@ -198,11 +198,11 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     none = np.empty((0, 0, 0), np.int32)
     directions = np.empty((0, 0), np.uint32)
     if draws.directions is not None:
-        directions = _compiled_layout(draws.directions)
+        directions = compiled_layout(draws.directions)
     places = np.empty((0, 0), np.int64) if problem.places is None else problem.places
     kernel_call = (
         (draws.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
-        directions, call.theta, _compiled_layout(scale), call.row_ids,
+        directions, call.theta, compiled_layout(scale), call.row_ids,
         (draws.num_samples, draws.sample_offset), call.direction, call.mean,
         call.theta.dtype.type(pull), np.array(problem.options, np.int64), places,
     )  # fmt: skip
@@ -261,6 +261,6 @@ class _Writable:
         self.__array_interface__ = interface
 
 
-def _compiled_layout(array: np.ndarray) -> np.ndarray:
+def compiled_layout(array: np.ndarray) -> np.ndarray:
     array = np.ascontiguousarray(array)
     return array if array.flags.writeable else np.asarray(_Writable(array))

@@ -19,7 +19,7 @@ F itself is ``<theta, y> + <eps, z>``. J is symmetric, so PRODUCT is the VJP and
 
 **Layout.** A lane is a node. A block of 32 nodes goes once over the coordinates for ``log e`` and
 the sums ``S``, leaving ``r`` in a buffer of (d, 32), and once more for the integrals. Blocks come
-from the top down and end where ``e`` has vanished. At every block coordinates too far below it to
+from the top down and end where ``e`` is negligible. At every block coordinates too far below it to
 matter are passed over; ``nodes.py`` says how far that is, where the ends are and how fine the step.
 
 **Cost.** About ``d`` times 64 to 256 evaluations of the law. **Memory.** O(32 d) a thread.
@@ -254,11 +254,14 @@ def integrate_jacobian(n, weights, a, where, hazards, d, out):
 
 
 @kernel
-def run(task_begin, task_end, parts, operation, family, theta, epsilon, rules, v, w, out):
+def run(
+    task_begin, task_end, parts, operation, family, theta, epsilon, rules, negligible, v, w, out
+):  # fmt: skip
     """Tasks ``task_begin .. task_end - 1``: a row each, or every ``parts``-th block of one.
 
     ``theta``, ``v`` and ``w`` are (rows, d), ``epsilon`` (rows, 1 or d), all of one precision;
-    ``rules`` is that of ``nodes.rules``. ``out``, (tasks, slots, size) float64, receives the
+    ``rules`` is that of ``nodes.rules``, and blocks end where ``e``, which is the probability that
+    lies below, is ``negligible``. ``out``, (tasks, slots, size) float64, receives the
     operation's integrals, MOMENTS ``y`` and ``z``.
     """
     d = theta.shape[1]
@@ -307,7 +310,7 @@ def run(task_begin, task_end, parts, operation, family, theta, epsilon, rules, v
                 if operation == SECOND:
                     integrate_second(*given, out[task, 0])
             store(hazards, 0, weights)
-            if parts == 1 and hazards[0, LANES - 1] == 0.0:
+            if parts == 1 and hazards[0, LANES - 1] <= negligible * step:
                 break
         if operation >= PRODUCT:
             out[task] *= (1.0 / unit) ** (2 if operation == SECOND else 1)

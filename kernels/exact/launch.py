@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..codes import Problem
+from ..cpu.launch import compiled_layout
 from ..cpu.simd import LANES
 from ..cpu.threads import run_tasks
 from ..noise import FAMILIES, GUMBEL
@@ -41,8 +42,9 @@ def launch(
     rows, d = theta.shape
     tolerance = tolerance or nodes.default_tolerance(theta.dtype)
     none = np.zeros((1, d), theta.dtype)
-    v, w = (none if x is None else np.ascontiguousarray(x) for x in (v, w))
-    theta, epsilon = np.ascontiguousarray(theta), np.ascontiguousarray(epsilon, theta.dtype)
+    v, w = (none if x is None else compiled_layout(x) for x in (v, w))
+    theta, epsilon = compiled_layout(theta), compiled_layout(epsilon.astype(theta.dtype))
+    order = {SECOND: 2, PRODUCT: 1, SCALE: 1, JACOBIAN: 1}.get(operation, 0)
     shared = epsilon.shape[1] == 1
     if problem.oracle == "argmax" and family == GUMBEL and shared:
         return softmax.integrals(operation, theta, epsilon, v, w)
@@ -52,10 +54,10 @@ def launch(
     slots, size = 1 + (operation == MOMENTS), d * d if operation == JACOBIAN else d
     mean = FAMILIES[family].mean
     if problem.oracle == "argmax":
-        rules = nodes.rules(family, d, tolerance)
+        rules = nodes.rules(family, d, tolerance, order)
         parts = _parts(rows, d, rules[-1]) if shared else 1
         out = np.empty((rows * parts, slots, size))
-        given = parts, operation, family, theta, epsilon, rules, v, w, out
+        given = parts, operation, family, theta, epsilon, rules, tolerance / 10, v, w, out
         kernel, cost = argmax.run, d * d if operation == JACOBIAN else 64 * d
     elif problem.oracle == "topk":
         k, parts = problem.options[0], 1
@@ -67,7 +69,7 @@ def launch(
                 f"{d} coordinates; use method='mc'"
             )
         rules = np.stack(
-            [nodes.rules(family, d, tolerance, min(k, d - k), m) for m in (False, True)]
+            [nodes.rules(family, d, tolerance, order, min(k, d - k), m) for m in (False, True)]
         )
         out = np.empty((rows, slots, size))
         given = operation, family, mean, k, theta, epsilon, rules, v, w, out
@@ -78,7 +80,7 @@ def launch(
             given = operation, family, mean, theta, epsilon, v, w, out
             kernel, cost = ranks.run_pairs, d * d
         else:
-            rule = np.array(nodes.rule(family, 2, 0, tolerance / 20))
+            rule = np.array(nodes.rule(family, 2, 0, tolerance, order))
             given = operation, family, mean, theta, epsilon, rule, v, w, out
             kernel, cost = ranks.run_nodes, 200 * d
     tasks = rows * parts
@@ -103,7 +105,7 @@ def cost_ns(problem: Problem, theta: np.ndarray, shared: bool, family: int) -> f
     k = min(problem.options[0], d - problem.options[0])
     if _topk_bytes(d, k, PRODUCT) > _TOPK_BYTES:
         return math.inf
-    step, low, high = nodes.rules(family, d, tolerance, k)[-1]
+    step, low, high = nodes.rules(family, d, tolerance, k=k)[-1]
     return (5 + 1.2 * k) * (LANES + (high - low) / step)
 
 
