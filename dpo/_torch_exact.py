@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ._exact import Expectation
 
 _MAX_TERMS = 2**27
+_ORDER = 4  # of derivatives, for which nodes are fine enough
 
 
 def potential(exact: Expectation, theta: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
@@ -86,11 +87,12 @@ def _nodes(exact: Expectation) -> tuple[torch.Tensor, torch.Tensor]:
     d = theta.shape[1]
     tolerance = exact.tolerance or nodes.default_tolerance(np.dtype(np.float64))
     k = problem.options[0] if problem.oracle == "topk" else 1
-    rule = nodes.rules(family, max(d, 4), tolerance, max(1, min(k, d - k)))[-1]
+    given = family, max(d, 4), tolerance, _ORDER, max(1, min(k, d - k))
+    rule = nodes.rules(*given)[-1]
     finite = np.isfinite(theta)
     low = np.where(finite, theta + rule[1] * epsilon, np.inf).min(1)
     high = np.where(finite, theta + rule[2] * epsilon, -np.inf).max(1)
-    step = rule[0] * epsilon.min(1)
+    step = min(rule[0], nodes.rules(*given, mirrored=True)[-1][0]) * epsilon.min(1)
     count = int(np.ceil(((high - low) / step).max(initial=1))) + 1
     if not finite.all() or count * theta.size > _MAX_TERMS:
         raise NotImplementedError(
