@@ -1,0 +1,183 @@
+"""CUDA kernels on a machine without a GPU: compiled by g++, unmodified, and run in fibers.
+
+    simt.Simulator(seed=0).function("argmax.cu", "decide<Draw<float, ...>>")(grid, block, arguments)
+
+is called just as the CuPy function of the same name, with NumPy arrays in place of CuPy's. What
+goes wrong in a kernel (``runtime.cpp`` lists what is seen) raises ``SimtError``. So does an
+argument that is not exactly of the parameter's type: on the device it would be read as garbage.
+
+``Simulator(sanitize=True)`` compiles with the address and undefined-behaviour sanitizers in place
+of the simulator's own look at memory. Their library must come first in a process: see ``tests/
+test_cuda_sanitizers.py``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools as ft
+import hashlib
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[1] / "kernels" / "cuda"
+BUILD = HERE / "build"
+
+_COMMON = [
+    "g++",
+    "-std=c++17",
+    "-O1",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+]
+_FMA = ["-mfma"] if os.uname().machine == "x86_64" else []
+_CHECKED = ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"]
+_SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+class SimtError(RuntimeError):
+    """A kernel did what no kernel may do."""
+
+
+class Arrays:
+    """NumPy, but new memory is NaN (or -1): what a kernel does not write cannot pass for a zero."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def empty(shape, dtype) -> np.ndarray:
+        result = np.empty(shape, dtype)
+        result.view(np.uint8).fill(0xFF)
+        return result
+
+
+class Simulator:
+    """A device to launch on; ``seed`` orders the threads."""
+
+    def __init__(self, seed: int = 0, sanitize: bool = False, folder: Path = KERNELS):
+        self.xp = Arrays()
+        self.seed = seed
+        self.sanitize = sanitize
+        self.folder = folder
+        self.launches: list[str] = []
+
+    def function(self, file: str, kernel: str) -> Function:
+        return Function(self, kernel, _library(self.folder / file, kernel, self.sanitize))
+
+
+class Function:
+    """One kernel, called as CuPy's are."""
+
+    def __init__(self, simulator: Simulator, kernel: str, library: ctypes.CDLL):
+        self.simulator, self.kernel, self.library = simulator, kernel, library
+        text = ctypes.create_string_buffer(1000)
+        library.simt_describe(text)
+        self.parameters = text.value.decode().split()
+
+    def __call__(self, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any]) -> None:
+        self.simulator.launches.append(self.kernel)
+        if len(arguments) != len(self.parameters):
+            raise SimtError(f"{len(arguments)} arguments for {self.parameters}")
+        values = list(map(self._value, self.parameters, arguments))
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        spans = [n for a in arrays for n in (a.ctypes.data, a.nbytes)]
+        image = (ctypes.c_void_p * 3)()
+        self.library.simt_image(image)
+        error = _runtime(self.simulator.sanitize).simt_launch(
+            ctypes.cast(self.library.simt_call, ctypes.c_void_p),
+            pointers,
+            image,
+            (ctypes.c_uint32 * 3)(*_three(grid)),
+            (ctypes.c_uint32 * 3)(*_three(block)),
+            len(arrays),
+            (ctypes.c_uint64 * len(spans))(*spans),
+            ctypes.c_uint64(self.simulator.seed),
+        )
+        if error:
+            raise SimtError(f"{self.kernel}: {error.decode()}")
+
+    def _value(self, parameter: str, argument: Any) -> Any:
+        """The argument's bytes, if it is exactly what the parameter wants."""
+        if parameter.startswith("*"):
+            if argument is None:
+                return ctypes.c_void_p(0)
+            dtype = getattr(argument, "dtype", None)
+            if isinstance(argument, np.ndarray) and _code(dtype) == parameter[1:]:
+                if not argument.flags.c_contiguous:
+                    raise SimtError(f"{self.kernel}: an array that is not contiguous")
+                return ctypes.c_void_p(argument.ctypes.data)
+        elif isinstance(argument, np.generic) and _code(argument.dtype) == parameter:
+            return ctypes.create_string_buffer(argument.tobytes(), argument.itemsize)
+        raise SimtError(f"{self.kernel}: {argument!r} for a parameter of type {parameter}")
+
+
+def _code(dtype: Any) -> str:
+    return f"{dtype.kind}{dtype.itemsize}"
+
+
+def _three(shape: Sequence[int]) -> list[int]:
+    return [*shape, 1, 1][:3]
+
+
+# ------------------------------------------------------------------------------------- compilation
+
+
+def _compiled(
+    name: str, flags: list[str], sources: list[Path], steps: list[list[str]], folder: Path = BUILD
+) -> Path:
+    """``name-hash.so``, made by ``steps`` unless sources and flags are those of last time."""
+    stamp = hashlib.sha256(repr(flags).encode())
+    for source in sources:
+        stamp.update(source.read_bytes())
+    folder.mkdir(exist_ok=True)
+    library = folder / f"{name}-{stamp.hexdigest()[:20]}.so"
+    if not library.exists():
+        scratch = str(folder / f"{library.stem}-{os.getpid()}")
+        for step in steps:
+            command = [part.format(scratch=scratch) for part in step]
+            out = subprocess.run(command, capture_output=True, text=True, check=False)
+            if out.returncode:
+                raise SimtError(f"{' '.join(command)}\n{out.stderr[-4000:]}")
+        Path(f"{scratch}.o").unlink(missing_ok=True)
+        Path(f"{scratch}.so").replace(library)
+    return library
+
+
+@ft.cache
+def _runtime_path(sanitize: bool) -> Path:
+    flags = [*_COMMON, *(_SANITIZED if sanitize else ["-O2"])]
+    build = [*flags, "-shared", str(HERE / "runtime.cpp"), "-o", "{scratch}.so"]
+    return _compiled("runtime", flags, sorted(HERE.glob("*.?pp")), [build])
+
+
+@ft.cache
+def _runtime(sanitize: bool) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_runtime_path(sanitize)), mode=ctypes.RTLD_GLOBAL)
+    library.simt_launch.restype = ctypes.c_char_p
+    return library
+
+
+@ft.cache
+def _library(source: Path, kernel: str, sanitize: bool) -> ctypes.CDLL:
+    _runtime(sanitize)
+    checks = _SANITIZED if sanitize else _CHECKED
+    flags = [*_COMMON, *_FMA, *checks, f"-DSIMT_KERNEL={kernel}", f'-DSIMT_SOURCE="{source}"']
+    compile_ = [*flags, f"-I{source.parent}", f"-I{KERNELS}", f"-I{HERE}", "-fno-gnu-unique", "-c"]
+    compile_ += [str(HERE / "entry.cpp"), "-o", "{scratch}.o"]
+    link = ["g++", "-shared", *(checks if sanitize else []), "{scratch}.o", "-o", "{scratch}.so"]
+    link += [str(_runtime_path(sanitize)), "-Wl,-Bsymbolic"]
+    headers = [*source.parent.glob("*.cuh"), *KERNELS.glob("*.cuh"), *HERE.glob("*.?pp")]
+    ours = source.parent in (KERNELS, HERE)
+    folder = BUILD if ours else source.parent / "build"
+    sources = [source, *sorted(set(headers))]
+    path = _compiled(source.stem, flags, sources, [compile_, link], folder)
+    return ctypes.CDLL(str(path))
