@@ -1,0 +1,248 @@
+"""One launch's arrays on the device, and the kernels that every oracle shares.
+
+Kernels write what they are given; nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..codes import (
+    ADDITIVE,
+    ANTITHETIC,
+    JACOBIAN,
+    JVP,
+    MAXIMUM,
+    MOMENTS,
+    MULTIPLICATIVE,
+    VALUE,
+    VJP,
+    Draws,
+    Problem,
+)
+
+CHUNK, STRANDS = 256, 16
+"""Of the fixed summation tree (``accumulate.cuh``)."""
+
+MAX_THREADS = 256
+WARP = 32
+_FILES = {
+    kernel: file
+    for file, kernels in {
+        "argmax.cu": "prepare decide weigh perturbed_values one_hot",
+        "accumulate.cu": "vjp score_products jvp jacobian moments maximum add_strands",
+        "topk.cu": "topk topk_in_lanes",
+        "ranks.cu": "ranks ranks_in_lanes",
+        "grid_path.cu": "grid_path",
+    }.items()
+    for kernel in kernels.split()
+}
+
+Array = Any
+Kernel = Callable[[tuple[int], tuple[int], Sequence[Any]], None]
+
+
+class Device(Protocol):
+    """What launches need of a device: ``device.py`` is CuPy's, the tests have a simulated one."""
+
+    xp: Any
+    """The array module: ``empty``, ``zeros``, ``full``, ``arange``, ``asarray``, ..."""
+
+    def function(self, file: str, kernel: str) -> Kernel:
+        """A kernel by name and template arguments, to be called with (grid, block, arguments)."""
+
+
+def quads(d: int) -> int:
+    """Philox blocks of a row."""
+    return -(-d // 4)
+
+
+def template(name: str, *arguments: Any) -> str:
+    """``name<arguments...>`` as C++ spells it."""
+    spelled = [str(a).lower() if isinstance(a, bool) else str(a) for a in arguments]
+    return f"{name}<{', '.join(spelled)}>"
+
+
+class Call:
+    """A problem's rows and samples on the device, and a method for each shared kernel."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        theta: Array,
+        epsilon: Array,
+        draws: Draws,
+        weighting: int,
+        precision: str,
+        device: Device,
+    ):
+        xp = device.xp
+        self.problem, self.draws, self.weighting, self.device = problem, draws, weighting, device
+        self.theta = xp.ascontiguousarray(theta)
+        self.rows, self.d = self.theta.shape
+        self.num_samples, self.first_sample = draws.num_samples, draws.sample_offset
+        self.dtype = self.theta.dtype.type
+        self.real = {np.float32: "float", np.float64: "double"}[self.dtype]
+        self.fast = precision == "fast" and self.real == "float"
+        self.paired = draws.design == ANTITHETIC
+        scale = xp.asarray(epsilon, self.dtype)
+        if problem.minimises and not draws.multiplicative:
+            scale = -scale
+        self.scale = self.padded_scale = xp.ascontiguousarray(scale)
+        self.per_coordinate = self.scale.shape[1] > 1
+        pulls = self.paired and draws.num_samples > 2
+        self.pull = self.dtype(1 / (draws.num_samples - 2) if pulls else 0)
+        self.parts = min(STRANDS, -(-draws.num_samples // CHUNK))
+        self.seed = draws.seed
+        if isinstance(self.seed, tuple):
+            self.seed = xp.asarray(np.array(self.seed, np.uint32))
+        self.row_ids = None if draws.row_ids is None else xp.asarray(draws.row_ids, np.int64)
+        places = problem.places
+        self.places = None if places is None else xp.asarray(places, np.int64)
+        self.directions = None if draws.directions is None else xp.asarray(draws.directions)
+
+    def part(self, first_row: int, rows: int, first: int, num_samples: int) -> Call:
+        """Some of the rows and, from a multiple of 4096 on, of the samples, with the same noise.
+
+        Its sums join the same strands: sixteen chunks are one of every strand.
+        """
+        part, here = copy.copy(self), slice(first_row, first_row + rows)
+        part.rows, part.num_samples = rows, num_samples
+        part.first_sample = self.first_sample + first
+        part.theta, part.scale = self.theta[here], self.scale[here]
+        part.scores, part.padded_scale = self.scores[here], self.padded_scale[here]
+        part.places = None if self.places is None else self.places[here]
+        row_ids = self.row_ids
+        if row_ids is None:
+            row_ids = self.device.xp.arange(self.rows, dtype=np.int64)
+        part.row_ids = row_ids[here]
+        return part
+
+    @property
+    def noise(self) -> tuple[Any, ...]:
+        """Temperatures, the key, Sobol' points and the names of rows."""
+        digits = 0 if self.directions is None else self.directions.shape[1]
+        return self.padded_scale, self.seed, self.directions, np.int32(digits), self.row_ids
+
+    @property
+    def window(self) -> tuple[Any, ...]:
+        return np.int32(self.d), np.int64(self.num_samples), np.uint32(self.first_sample)
+
+    def draw(self, kind: int) -> str:
+        """The noise as a C++ type."""
+        return template(
+            "Draw", self.real, self.draws.family, kind, self.draws.design, self.weighting,
+            self.per_coordinate, self.fast,
+        )  # fmt: skip
+
+    @property
+    def noise_kind(self) -> int:
+        """How noise meets scores where z itself is needed."""
+        return MULTIPLICATIVE if self.draws.multiplicative else ADDITIVE
+
+    # ----------------------------------------------------------------------------------- launching
+
+    def run(self, kernel: str, blocks: int, threads: int, *arguments: Any) -> None:
+        if blocks >= 2**31:
+            raise ValueError(
+                f"theta has {self.rows} rows of {self.num_samples} samples, more than one launch "
+                "can take: split the rows"
+            )
+        file = _FILES[kernel.partition("<")[0]]
+        self.device.function(file, kernel)((blocks,), (threads,), arguments)
+
+    def by_sample(self, kernel: str, output: Array, *arguments: Any) -> None:
+        """A thread a sample."""
+        batches = -(-self.num_samples // MAX_THREADS)
+        blocks = self.rows * batches
+        self.run(kernel, blocks, MAX_THREADS, *arguments, np.int32(batches), output)
+
+    def by_warp(self, kernel: str, items: int, strands: Array, *arguments: Any) -> None:
+        """A warp an item of a strand of a row."""
+        warps = min(MAX_THREADS // WARP, items)
+        groups = -(-items // warps)
+        blocks = self.rows * self.parts * groups
+        counts = np.int32(self.parts), np.int32(groups)
+        self.run(kernel, blocks, WARP * warps, *arguments, *counts, strands)
+
+    def prepare(self, kind: int) -> None:
+        """Scores, and temperatures if there are many, padded to whole quads."""
+        xp, padded = self.device.xp, 4 * quads(self.d)
+        self.scores = xp.empty((self.rows, padded), self.dtype)
+        if self.per_coordinate:
+            self.padded_scale = xp.empty((self.rows, padded), self.dtype)
+        self.run(
+            template("prepare", self.draw(kind)),
+            self.rows, min(MAX_THREADS, -(-padded // WARP) * WARP),
+            self.theta, self.scale, np.int32(self.d), self.scores, self.padded_scale,
+        )  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------- sums
+
+    def slots_and_size(self, operation: int, squares: bool) -> tuple[int, int]:
+        d = self.d
+        if operation == VALUE:
+            return 1, 0
+        if operation == MAXIMUM:
+            return 2, 1
+        if operation == MOMENTS:
+            return 2, d
+        if operation == VJP:
+            return 1 + squares, d
+        return 1 + 2 * squares, d + 1 if operation == JVP else (d + 1) * d
+
+    def strands(self, totals: Array) -> Array:
+        """Room for the sums of every strand: the totals themselves if there is only one."""
+        if self.parts == 1:
+            return totals
+        return self.device.xp.zeros((self.rows, self.parts, *totals.shape[1:]), np.float64)
+
+    def join(self, strands: Array, totals: Array) -> None:
+        if self.parts > 1:
+            size = totals.shape[1] * totals.shape[2]
+            self.run(
+                "add_strands", -(-self.rows * size // MAX_THREADS), MAX_THREADS,
+                strands, np.int64(self.rows), np.int32(self.parts), np.int64(size), totals,
+            )  # fmt: skip
+
+    def add_vjp(self, weights: Array, squares: bool, strands: Array) -> None:
+        kernel = template("vjp", self.draw(self.noise_kind), squares)
+        self.by_warp(kernel, quads(self.d), strands, weights, *self.noise, *self.window)
+
+    def add_maximum(self, values: Array, strands: Array) -> None:
+        warps = MAX_THREADS // WARP
+        self.run(
+            template("maximum", self.paired), -(-self.rows * self.parts // warps), MAX_THREADS,
+            values, np.int64(self.rows), np.int64(self.num_samples), np.int32(self.parts), strands,
+        )  # fmt: skip
+
+    def add_solutions(
+        self,
+        operation: int,
+        form: str,
+        solutions: Array,
+        direction: Array | None,
+        squares: bool,
+        strands: Array,
+    ) -> None:
+        """JVP, JACOBIAN or MOMENTS of solutions, "OneHot" or "Dense"."""
+        draw = self.draw(self.noise_kind)
+        noise = *self.noise, *self.window
+        if operation == JVP:
+            xp = self.device.xp
+            products = xp.empty((self.rows, self.num_samples), self.dtype)
+            t = xp.ascontiguousarray(direction)
+            self.by_sample(template("score_products", draw), products, t, *noise)
+            kernel = template("jvp", self.real, form, self.paired, squares)
+            given = solutions, products, *self.window[:2], self.pull
+            self.by_warp(kernel, self.d + 1, strands, *given)
+        elif operation == JACOBIAN:
+            kernel = template("jacobian", draw, form, squares)
+            self.by_warp(kernel, quads(self.d), strands, solutions, *noise, self.pull)
+        else:
+            kernel = template("moments", draw, form)
+            self.by_warp(kernel, quads(self.d), strands, solutions, self.scores, *noise)

@@ -1,0 +1,67 @@
+"""CuPy as a device to launch on: modules compiled by NVRTC on first use, the caller's stream."""
+
+from __future__ import annotations
+
+import functools as ft
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import cupy
+import numpy as np
+
+from . import sources
+
+_NULL = np.uintp(0)
+
+
+@ft.cache
+def _function(device: int, source: str, kernel: str) -> Any:
+    """A kernel on one GPU, by the whole text that it is compiled from."""
+    module = cupy.RawModule(code=source, options=sources.OPTIONS, name_expressions=(kernel,))
+    return module.get_function(kernel)
+
+
+class CupyDevice:
+    """One GPU, the current one; launches go to CuPy's current stream."""
+
+    xp = cupy
+
+    def __init__(self, index: int):
+        self.index = index
+
+    def function(self, file: str, kernel: str) -> Any:
+        compiled = _function(self.index, sources.expanded(file), kernel)
+
+        def launch(grid: tuple[int], block: tuple[int], arguments: Sequence[Any]) -> None:
+            # CuPy passes None as no argument at all, not as a null pointer.
+            compiled(grid, block, tuple(_NULL if a is None else a for a in arguments))
+
+        return launch
+
+
+def current() -> CupyDevice:
+    """CuPy's current device."""
+    return CupyDevice(cupy.cuda.runtime.getDevice())
+
+
+class _Stream:
+    """A stream that someone else owns, by CUDA's protocol for such."""
+
+    def __init__(self, pointer: int):
+        self.pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.pointer
+
+
+@contextmanager
+def launching(index: int, stream: int) -> Iterator[CupyDevice]:
+    """Launch on GPU ``index``, on the ``cudaStream_t`` that the caller works on."""
+    with cupy.cuda.Device(index):
+        if hasattr(cupy.cuda.Stream, "from_external"):
+            external = cupy.cuda.Stream.from_external(_Stream(stream))
+        else:  # CuPy 13
+            external = cupy.cuda.ExternalStream(stream, index)
+        with external:
+            yield CupyDevice(index)

@@ -1,0 +1,190 @@
+"""Launch the CUDA kernels: choose instances and grids, allocate, launch, join strands.
+
+``launch`` has the signature of ``kernels/cpu/launch.py``, with device arrays in and out, and leaves
+the same sums: decisions and counts equal the CPU's bit for bit (``precision="portable"``), float
+sums where its docstring says so.
+
+**Workspace.** Scores padded to quads, (rows, d); one winner, weight or value a sample, (rows, M);
+partial sums, (rows, 16, size) float64 where M > 256; ``solvers.py`` adds at most 128 MB, or one
+row's 4096 solutions. Nothing of size rows x M x d.
+
+**Graphs.** ``draws.seed`` may be a device array of two uint32: kernels read it when they run, so a
+captured launch can be replayed with other noise. (Allocate from a pool that capture allows.) Paths
+wait for the device, to tell when there is none; nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..codes import (
+    INDEPENDENT,
+    MAXIMUM,
+    MOMENTS,
+    RACE,
+    SCORE,
+    VALUE,
+    VJP,
+    Draws,
+    Problem,
+)
+from ..noise import GUMBEL
+from . import solvers
+from .calls import MAX_THREADS, WARP, Array, Call, Device, quads, template
+
+_BUSY = 2**18
+"""Threads that keep a large GPU busy; with fewer samples than this, several threads share one."""
+
+
+class Sums(NamedTuple):
+    """What a launch accumulated, row by row, on the device."""
+
+    counts: Array
+    """(rows, 1 or 2, d) int64: ``sum y`` and, where asked for, ``sum y^2`` unless it is the same;
+    zero for a VJP."""
+    totals: Array
+    """(rows, slots, size) float64: the operation's sums, see ``accumulate.cu``."""
+
+
+class Plan(NamedTuple):
+    """How samples are dealt out. No result depends on it."""
+
+    threads: int
+    """Of a block."""
+    team: int
+    """Threads that share a sample of an argmax: a power of two, at most ``threads``."""
+
+    @property
+    def batch(self) -> int:
+        """Samples of a block: whole pairs."""
+        return max(2, self.threads // self.team)
+
+
+def plan_for(rows: int, d: int, num_samples: int) -> Plan:
+    """A thread a sample, or several where samples are few and long."""
+    team = 1
+    while rows * num_samples * team < _BUSY and team < MAX_THREADS and 8 * team < quads(d):
+        team *= 2
+    threads = WARP
+    while threads < min(MAX_THREADS, max(team, num_samples * team)):
+        threads *= 2
+    return Plan(threads, team)
+
+
+def launch(
+    problem: Problem,
+    theta: Array,
+    epsilon: Array,
+    draws: Draws,
+    operation: int = VALUE,
+    *,
+    direction: Array | None = None,
+    mean: Array | None = None,
+    memo: Array | None = None,
+    solutions: Array | None = None,
+    squares: bool = False,
+    weighting: int = SCORE,
+    precision: str = "portable",
+    device: Device | None = None,
+    plan: Plan | None = None,
+) -> Sums:
+    """One launch; ``kernels/cpu/launch.py`` says what the arguments are.
+
+    ``precision="fast"`` draws float32 noise by special-function units (``fast32.cuh``). ``device``
+    is CuPy's current one unless given.
+
+    Counts, JVP, JACOBIAN and MOMENTS are the CPU's to the last bit, and so is the VJP of an argmax
+    with independent samples and one temperature a row. Other VJPs and the MAXIMUM differ from the
+    CPU's in the last bits, since <v, y> and the values are added up in another order; so does a VJP
+    of at most eight samples, which the CPU adds in order.
+    """
+    if device is None:
+        from .device import current
+
+        device = current()
+    call = Call(problem, theta, epsilon, draws, weighting, precision, device)
+    argmax = problem.oracle == "argmax"
+    many = squares and operation == VALUE and (call.paired or not argmax)  # else y^2 = y
+    counts = device.xp.zeros((call.rows, 1 + many, call.d), np.int64)
+    totals = device.xp.zeros((call.rows, *call.slots_and_size(operation, squares)), np.float64)
+    if call.rows > 0:
+        request = solvers.Request(operation, direction, mean, squares, solutions, counts, totals)
+        if argmax:
+            _argmax(call, request, memo, plan or plan_for(call.rows, call.d, draws.num_samples))
+        else:
+            solvers.solve(call, request, plan.threads if plan else None)
+    return Sums(counts, totals)
+
+
+def new_memo(
+    problem: Problem, theta: Array, epsilon: Array, draws: Draws, device: Device | None = None
+) -> Array | None:
+    """Room for what every sample decided: (rows, num_samples) int32; None but for the argmax."""
+    if problem.oracle != "argmax":
+        return None
+    if device is None:
+        from .device import current
+
+        device = current()
+    return device.xp.empty((len(theta), draws.num_samples), np.int32)
+
+
+# ------------------------------------------------------------------------------------- the argmax
+
+
+def _kind(call: Call, operation: int) -> int:
+    """How noise meets scores: the CPU's choice, so that its decisions are the same."""
+    race = call.draws.family == GUMBEL and not call.per_coordinate and call.weighting == SCORE
+    needs_z = operation == MOMENTS
+    if operation == MAXIMUM:
+        needs_z = call.draws.design != INDEPENDENT
+    race = race and not needs_z and not call.draws.multiplicative
+    return RACE if race else call.noise_kind
+
+
+def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan) -> None:
+    xp, operation = call.device.xp, request.operation
+    kind = _kind(call, operation)
+    call.prepare(kind)
+    winners = memo
+    if winners is None and (operation != VALUE or request.solutions is not None):
+        winners = xp.empty((call.rows, call.num_samples), np.int32)
+    if operation != VJP or memo is None:
+        _decide(call, kind, winners, request.counts, plan)
+    if request.solutions is not None:
+        problems = call.rows * call.num_samples
+        blocks = -(-problems * call.d // MAX_THREADS)
+        given = winners, np.int64(problems), np.int32(call.d), request.solutions
+        call.run("one_hot", blocks, MAX_THREADS, *given)
+    if operation == VALUE:
+        return
+    strands = call.strands(request.totals)
+    draw = call.draw(call.noise_kind)
+    if operation == VJP:
+        request.counts[...] = 0
+        weights = xp.empty((call.rows, call.num_samples), call.dtype)
+        v, mean = map(xp.ascontiguousarray, (request.direction, request.mean))
+        given = winners, v, mean, *call.window[:2], call.pull
+        call.by_sample(template("weigh", draw), weights, *given)
+        call.add_vjp(weights, request.squares, strands)
+    elif operation == MAXIMUM:
+        values = xp.empty((call.rows, call.num_samples), np.float64)
+        given = winners, call.theta, *call.noise, *call.window
+        call.by_sample(template("perturbed_values", draw), values, *given)
+        call.add_maximum(values, strands)
+    else:
+        call.add_solutions(
+            operation, "OneHot", winners, request.direction, request.squares, strands
+        )
+    call.join(strands, request.totals)
+
+
+def _decide(call: Call, kind: int, winners: Array | None, counts: Array, plan: Plan) -> None:
+    batches = -(-call.num_samples // plan.batch)
+    call.run(
+        template("decide", call.draw(kind)), call.rows * batches, plan.threads,
+        call.scores, *call.noise, *call.window, np.int32(plan.batch), np.int32(batches),
+        np.int32(plan.team), np.int32(counts.shape[1] > 1), winners, counts,
+    )  # fmt: skip
