@@ -1,0 +1,143 @@
+"""What NVRTC makes of the CUDA kernels, for every architecture and without a GPU."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from dpo.kernels import codes, noise
+from dpo.kernels.cuda import offline, sources
+
+pytest.importorskip("cuda.bindings.nvrtc")
+
+HOT = [
+    "Draw<float, GUMBEL, RACE, INDEPENDENT, SCORE, false, true>",
+    "Draw<float, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, true>",
+    "Draw<float, LOGISTIC, ADDITIVE, INDEPENDENT, SCORE, false, true>",
+    "Draw<float, GUMBEL, RACE, INDEPENDENT, SCORE, false, false>",
+    "Draw<float, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>",
+    "Draw<float, LOGISTIC, ADDITIVE, INDEPENDENT, SCORE, false, false>",
+]
+"""What training calls: the fast ones first."""
+HEAVY = [
+    "Draw<float, GUMBEL, ADDITIVE, ANTITHETIC, SCALE_SCORE, true, false>",
+    "Draw<double, NORMAL, MULTIPLICATIVE, ANTITHETIC, SCALE_SCORE, true, false>",
+]
+"""What needs the most registers."""
+
+REGISTERS = {
+    "argmax.cu": {
+        "prepare<{}>": 40,
+        "decide<{}>": 128,
+        "weigh<{}>": 40,
+        "perturbed_values<{}>": 80,
+    },
+    "accumulate.cu": {
+        "vjp<{}, true>": 144,
+        "score_products<{}>": 96,
+        "jacobian<{}, OneHot, true>": 240,
+        "moments<{}, OneHot>": 160,
+    },
+    "topk.cu": {"topk<{}, 1024>": 160, "topk<{}, 0>": 160, "topk_in_lanes<{}>": 96},
+    "ranks.cu": {"ranks<{}, 64>": 160, "ranks<{}, 1024>": 160, "ranks_in_lanes<{}>": 96},
+    "grid_path.cu": {"grid_path<{}, 1156>": 176, "grid_path<{}, 0>": 176},
+}
+"""Kernels and how many registers their heaviest instance may use."""
+
+HOT_REGISTERS = {"decide": 64, "vjp": 64, "topk": 80, "ranks": 80, "grid_path": 80}
+"""With ``HOT`` noise: four (three) blocks of 256 threads then fit on a multiprocessor."""
+LARGEST = [
+    "topk<Draw<float, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>, 4096>",
+    "ranks<Draw<float, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>, 2048>",
+    "grid_path<Draw<float, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>, 4356>",
+    "ranks<Draw<double, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>, 1024>",
+    "ranks_in_lanes<Draw<double, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>>",
+]
+"""What needs the most shared memory."""
+
+
+@pytest.mark.parametrize("file", REGISTERS)
+@pytest.mark.parametrize("architecture", offline.ARCHITECTURES)
+def test_nothing_is_spilled(architecture, file):
+    bounds = {}
+    for kernel, bound in REGISTERS[file].items():
+        bounds |= {kernel.format(draw): bound for draw in HEAVY}
+        hot = HOT_REGISTERS.get(kernel.partition("<")[0])
+        if hot:
+            bounds[kernel.format(HOT[4])] = hot
+    compiled = offline.compile_kernels(file, list(bounds), architecture)
+    seen = {kernel.name for kernel in compiled.kernels}
+    assert seen >= set(bounds)
+    for kernel in compiled.kernels:
+        assert kernel.spilled == 0, kernel
+        assert kernel.registers <= bounds.get(kernel.name, 64), kernel
+
+
+@pytest.mark.parametrize("kernel", LARGEST)
+def test_shared_memory_fits(kernel):
+    """48 kB are what every GPU gives a block without being asked for more."""
+    file = kernel.partition("<")[0].removesuffix("_in_lanes") + ".cu"
+    (compiled,) = (
+        k for k in offline.compile_kernels(file, [kernel], "sm_75").kernels if k.name == kernel
+    )
+    assert 16 * 1024 < compiled.shared <= 48 * 1024 and compiled.spilled == 0
+
+
+def test_a_spill_is_seen():
+    """With a quarter of the registers."""
+    kernel = f"jacobian<{HEAVY[1]}, OneHot, true>"
+    text = sources.expanded("accumulate.cu").replace("MAX_THREADS = 256", "MAX_THREADS = 1024")
+    compiled = offline.compile_text(text, "accumulate.cu", [kernel], "sm_90")
+    assert [k.name for k in compiled.kernels if k.spilled] == [kernel]
+
+
+@pytest.mark.skipif(offline.nvdisasm() is None, reason="needs nvdisasm")
+@pytest.mark.parametrize("draw", HOT)
+def test_instructions_per_coordinate(draw):
+    """Of the argmax's inner loop: with what an H200 issues a second, a bound on its speed."""
+    bound = 24 if draw.endswith("true>") else 70
+    assert 10 < offline.instructions_per_coordinate("argmax.cu", f"decide<{draw}>") <= bound
+
+
+def test_errors_of_nvrtc_are_told():
+    with pytest.raises(RuntimeError, match='"nonsense" is undefined'):
+        offline.compile_kernels("argmax.cu", ["nonsense"], "sm_90")
+
+
+# ------------------------------------------------------------------------------------- sources
+
+
+def test_codes_are_those_of_python():
+    enums = re.findall(r"enum \w+ \{ ([^}]+) \};", (sources.FOLDER / "codes.cuh").read_text())
+    names = [name for enum in enums for name in enum.split(", ")]
+    assert len(names) == 11
+    for enum in enums:
+        for value, name in enumerate(enum.split(", ")):
+            assert getattr(codes, name, getattr(noise, name, None)) == value, name
+
+
+def test_every_include_is_in_the_text(monkeypatch):
+    """An edit in any header makes another text, and so another cubin."""
+    text = sources.expanded("argmax.cu")
+    assert "#include" not in text and text.count("philox4x32(u32 c0") == 1
+    original = sources.Path.read_text
+
+    def edited(path, **arguments):
+        return original(path, **arguments) + ("// edited\n" if path.name == "bits.cuh" else "")
+
+    monkeypatch.setattr(sources.Path, "read_text", edited)
+    assert sources.expanded.__wrapped__("argmax.cu") != text
+
+
+def test_sources_are_installed():
+    """Real files beside ``launch.py``: wheels must carry them."""
+    assert {"argmax.cu", "accumulate.cu", "philox.cuh"} <= {
+        p.name for p in sources.FOLDER.iterdir()
+    }
+
+
+def test_importing_the_launch_code_imports_no_cupy():
+    code = "import sys, dpo, dpo.kernels.cuda.launch; assert 'cupy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
