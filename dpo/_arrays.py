@@ -3,7 +3,8 @@
 Requirements that shaped this file:
 * a framework is recognised only if it is already in ``sys.modules``; nothing is ever imported for
   a type test;
-* the CPU kernels see NumPy views of the caller's memory; float16 and bfloat16 alone are converted;
+* kernels see NumPy or CuPy views of the caller's memory; float16 and bfloat16 alone are converted;
+* results are allocated by the caller's framework where it has its own memory pool on the GPU;
 * arrays that live elsewhere, or are being traced, get an error that says what to do.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._checks import check_temperatures
+from ._device import as_host, beside, is_host, namespace, require_cupy
 
 _COMPUTE = {
     "float32": np.float32,
@@ -24,6 +26,7 @@ _COMPUTE = {
     "float16": np.float32,
     "bfloat16": np.float32,
 }
+_DL_CPU, _DL_CUDA = 1, 2  # device types of DLPack
 _MAX_COORDINATES = 2**31 - 1  # a winner is one int32
 _NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}
 
@@ -31,16 +34,16 @@ _NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}
 class Scores(NamedTuple):
     """An array as the kernels take it, and the way back to its own kind."""
 
-    rows: np.ndarray
-    """(rows, d), C-contiguous, float32 or float64."""
+    rows: Any
+    """(rows, d), C-contiguous, float32 or float64: NumPy's or CuPy's."""
     shape: tuple[int, ...]
     """The original shape: the batch's, then an instance's."""
     batch: tuple[int, ...]
     """The batch's shape alone."""
     kind: str
-    """"numpy", "torch", "jax" or "dlpack"."""
-    restore: Callable[[np.ndarray], Any]
-    """A NumPy result in the compute dtype, of any shape, as the caller's kind and dtype."""
+    """"numpy", "cupy", "torch", "jax" or "dlpack"."""
+    restore: Callable[[Any], Any]
+    """A result in the compute dtype, of any shape, as the caller's kind and dtype."""
 
 
 def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
@@ -60,9 +63,9 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
     if d > _MAX_COORDINATES:
         raise ValueError(f"{name} may have at most 2**31 - 1 coordinates an instance, got {d}")
     batch = array.shape[:-event_ndim]
-    rows = np.ascontiguousarray(array).reshape(math.prod(batch), d)
+    rows = namespace(array).ascontiguousarray(array).reshape(math.prod(batch), d)
     if (rows != rows).any():
-        row, column = np.argwhere(np.isnan(rows))[0]
+        row, column = np.argwhere(np.isnan(as_host(rows)))[0]
         raise ValueError(
             f"{name} contains NaN, first at row {row}, coordinate {column} (rows are all leading "
             "axes flattened); mask a score with -inf instead"
@@ -85,7 +88,7 @@ def as_companion(x: Any, name: str, like: Scores) -> np.ndarray:
         ) from None
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
-    return np.ascontiguousarray(array, dtype=like.rows.dtype).reshape(like.rows.shape)
+    return _contiguous(array, like.rows.dtype).reshape(like.rows.shape)
 
 
 def as_temperatures(epsilon: Any, like: Scores) -> np.ndarray:
@@ -96,10 +99,11 @@ def as_temperatures(epsilon: Any, like: Scores) -> np.ndarray:
     """
     dtype = like.rows.dtype
     if isinstance(epsilon, float):
-        return np.full((len(like.rows), 1), epsilon, dtype)
-    array = (
-        np.asarray(epsilon) if kind_of(epsilon) == "numpy" else _beside(epsilon, "epsilon", like)
-    )
+        return namespace(like.rows).full((len(like.rows), 1), epsilon, dtype)
+    if kind_of(epsilon) == "numpy":
+        array = beside(np.asarray(epsilon), like.rows)
+    else:
+        array = _beside(epsilon, "epsilon", like)
     check_temperatures(array)
     shape = like.shape if array.ndim == len(like.shape) else like.batch
     try:
@@ -111,31 +115,42 @@ def as_temperatures(epsilon: Any, like: Scores) -> np.ndarray:
         ) from None
     event = like.shape[len(like.batch) :]
     if shape == like.shape and array.shape[-len(event) :] != (1,) * len(event):
-        return np.ascontiguousarray(whole, dtype).reshape(like.rows.shape)
+        return _contiguous(whole, dtype).reshape(like.rows.shape)
     if shape == like.shape and event:
         whole = whole.reshape(len(like.rows), math.prod(event))[:, 0]
-    return np.ascontiguousarray(whole, dtype).reshape(-1, 1)
+    return _contiguous(whole, dtype).reshape(-1, 1)
+
+
+def _contiguous(array: Any, dtype: np.dtype) -> Any:
+    return namespace(array).ascontiguousarray(array, dtype=dtype)
 
 
 def _beside(x: Any, name: str, like: Scores) -> np.ndarray:
     kind = kind_of(x)
     if kind != like.kind:
         raise TypeError(f"{name} is a {kind} array but theta is a {like.kind} array; pass one kind")
-    return _VIEWS[kind](_floating(x, kind), name)[0]
+    array = _VIEWS[kind](_floating(x, kind), name)[0]
+    if is_host(array) != is_host(like.rows):
+        raise TypeError(f"{name} and theta must be on one device; move {name} to theta's")
+    return array
 
 
 def kind_of(x: Any) -> str:
     """Which framework ``x`` belongs to; lists and numbers count as NumPy."""
-    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    torch, jax, cupy = (sys.modules.get(name) for name in ("torch", "jax", "cupy"))
     if torch is not None and isinstance(x, torch.Tensor):
         return "torch"
     if jax is not None and isinstance(x, jax.Array):
         return "jax"
     if isinstance(x, (np.ndarray, np.generic, list, tuple, float, int)):
         return "numpy"
+    if cupy is not None and isinstance(x, cupy.ndarray):
+        return "cupy"
     if hasattr(x, "__dlpack__"):
         return "dlpack"
-    raise TypeError(f"expected an array (NumPy, torch, JAX or __dlpack__), got {type(x).__name__}")
+    raise TypeError(
+        f"expected an array (NumPy, CuPy, torch, JAX or __dlpack__), got {type(x).__name__}"
+    )
 
 
 def _floating(x, kind):
@@ -145,8 +160,8 @@ def _floating(x, kind):
         return x if exact else x.double()
     if kind == "numpy":
         x = np.asarray(x)
-    if kind in ("numpy", "jax") and x.dtype.kind in "iub":
-        return x.astype(np.float64 if kind == "numpy" else np.float32)
+    if kind in ("numpy", "cupy", "jax") and x.dtype.kind in "iub":
+        return x.astype(np.float32 if kind == "jax" else np.float64)
     return x
 
 
@@ -170,12 +185,18 @@ def _from_numpy(x, name):
     return array.astype(compute), lambda out: out.astype(dtype)[()]
 
 
+def _from_cupy(x, name):
+    dtype = x.dtype
+    compute = _compute_dtype(dtype.name, name, f"{name}.astype('float32')")
+    return x.astype(compute, copy=False), lambda out: beside(out, x).astype(dtype, copy=False)
+
+
 def _from_torch(x, name):
     import torch
 
-    if x.device.type != "cpu":
+    if x.device.type not in ("cpu", "cuda"):
         raise NotImplementedError(
-            f"{name} is on {x.device}; the CUDA kernels are not available yet: pass {name}.cpu()"
+            f"{name} is on {x.device}: kernels are for the CPU and CUDA, pass {name}.cpu()"
         )
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         raise NotImplementedError(
@@ -187,6 +208,19 @@ def _from_torch(x, name):
     view = x.detach()
     if compute is np.float32:
         view = view.float()
+
+    if x.device.type == "cuda":
+        cupy = require_cupy(name, str(x.device))
+        view = cupy.from_dlpack(view)
+
+        def restore_device(out):
+            result = torch.empty(out.shape, dtype=torch.float32, device=x.device)
+            if out.dtype == np.float64:
+                result = result.double()
+            cupy.from_dlpack(result)[...] = beside(out, view)
+            return result.to(dtype)
+
+        return view, restore_device
 
     def restore(out):
         return torch.from_numpy(np.require(out, requirements=["C", "W"])).to(dtype)
@@ -202,34 +236,39 @@ def _from_jax(x, name):
             f"{name} is being traced by JAX (jit, grad or vmap), which dpo does not support yet; "
             "call it on concrete arrays, and use .vjp, .jvp or .jacobian for derivatives"
         )
-    if any(device.platform != "cpu" for device in x.devices()):
+    platforms = {device.platform for device in x.devices()}
+    if not platforms <= {"cpu", "gpu"} or len(x.devices()) > 1:
         raise NotImplementedError(
-            f"{name} is on an accelerator; the CUDA kernels are not available yet: "
+            f"{name} must be on one CPU or one CUDA device, it is on {x.devices()}: "
             f"pass jax.device_put({name}, jax.devices('cpu')[0])"
         )
     dtype = x.dtype
     compute = _compute_dtype(dtype.name, name, f"{name}.astype('float32')")
     view = x if dtype.name == np.dtype(compute).name else x.astype(compute)
+    if platforms == {"gpu"}:
+        view = require_cupy(name, "a GPU").from_dlpack(view)
+        return view, lambda out: jax.dlpack.from_dlpack(beside(out, view)).astype(dtype)
     # Results narrower than 64 bits keep their type whatever jax_enable_x64 says.
     return np.from_dlpack(view), lambda out: jax.numpy.asarray(out, dtype=dtype)
 
 
 def _from_dlpack(x, name):
-    device = x.__dlpack_device__()[0] if hasattr(x, "__dlpack_device__") else 1
-    if int(device) != 1:  # kDLCPU
-        raise NotImplementedError(
-            f"{name} is not in CPU memory; the CUDA kernels are not available yet: copy it there"
-        )
-    array = np.from_dlpack(x)
+    device = int(x.__dlpack_device__()[0]) if hasattr(x, "__dlpack_device__") else _DL_CPU
+    if device not in (_DL_CPU, _DL_CUDA):
+        raise NotImplementedError(f"{name} is neither in CPU nor in CUDA memory: copy it there")
+    module = np if device == _DL_CPU else require_cupy(name, "a GPU")
+    array = module.from_dlpack(x)
     dtype = array.dtype
     compute = _compute_dtype(dtype.name, name, f"{name} as float32")
     namespace = x.__array_namespace__() if hasattr(x, "__array_namespace__") else None
     back = getattr(namespace, "from_dlpack", lambda out: out)
-    return array.astype(compute, copy=False), lambda out: back(out.astype(dtype, copy=False))
+    view = array.astype(compute, copy=False)
+    return view, lambda out: back(beside(out, view).astype(dtype, copy=False))
 
 
 _VIEWS: dict[str, Callable[[Any, str], tuple[np.ndarray, Callable]]] = {
     "numpy": _from_numpy,
+    "cupy": _from_cupy,
     "torch": _from_torch,
     "jax": _from_jax,
     "dlpack": _from_dlpack,

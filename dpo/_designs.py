@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ._device import as_host, namespace, take
 from ._engine import Kept, MeanAndError, Sampler
 from .kernels.codes import ANTITHETIC, INDEPENDENT, SCORE, SOBOL
 
@@ -65,7 +66,7 @@ class Replicated:
     def _combine(self, values: np.ndarray) -> MeanAndError:
         values = self._split(values)
         if self.count == 1:
-            return values[:, 0], np.full(values[:, 0].shape, np.nan)
+            return values[:, 0], namespace(values).full(values[:, 0].shape, np.nan)
         with np.errstate(invalid="ignore"):
             error = values.std(1, ddof=1) / np.sqrt(self.count)
         return values.mean(1), error
@@ -148,7 +149,10 @@ def designed(whole: Sampler, num_samples: int) -> AnySampler:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Rows with numbers of samples of their own: one sampler for each number."""
+    """Rows with numbers of samples of their own: one sampler for each number.
+
+    Results are NumPy's: which rows go on is decided there, wherever the samples were drawn.
+    """
 
     parts: Sequence[tuple[np.ndarray, AnySampler]]
     rows: int
@@ -168,13 +172,13 @@ class Grouped:
             if not gathered:
                 gathered = [np.empty((self.rows, *r.shape[1:]), r.dtype) for r in results]
             for whole, part in zip(gathered, results, strict=True):
-                whole[index] = part
+                whole[index] = as_host(part)
         return tuple(gathered)
 
     def _kept(self, kept: Kept | None, k: int, index: np.ndarray) -> Kept | None:
         if kept is None:
             return None
-        return kept.parts[k] if kept.parts else Kept(kept.mean[index])
+        return kept.parts[k] if kept.parts else Kept(take(kept.mean, index))
 
     def forward(self, for_gradient: bool = False) -> Kept:
         parts = tuple(sampler.forward(for_gradient) for _, sampler in self.parts)
@@ -193,29 +197,33 @@ class Grouped:
     def vjp(self, v, kept: Kept | None = None, errors: bool = False, weighting: int = SCORE):
         return self._each(
             lambda sampler, index, k: sampler.vjp(
-                v[index], self._kept(kept, k, index), errors, weighting
+                take(v, index), self._kept(kept, k, index), errors, weighting
             )
         )
 
     def jvp(self, t, errors: bool = False) -> MeanAndError:
-        return self._each(lambda sampler, index, k: sampler.jvp(t[index], errors))
+        return self._each(lambda sampler, index, k: sampler.jvp(take(t, index), errors))
 
     def jacobian(self, errors: bool = False) -> MeanAndError:
         return self._each(lambda sampler, index, k: sampler.jacobian(errors))
 
     def slope_of_maximum(self, mean: np.ndarray) -> np.ndarray:
-        return self._each(lambda sampler, i, k: (sampler.slope_of_maximum(mean[i]),))[0]
+        return self._each(lambda sampler, i, k: (sampler.slope_of_maximum(take(mean, i)),))[0]
 
     def epsilon_slope_of_maximum(self, maximum, mean) -> np.ndarray:
         return self._each(
-            lambda sampler, i, k: (sampler.epsilon_slope_of_maximum(maximum[i], mean[i]),)
+            lambda sampler, i, k: (
+                sampler.epsilon_slope_of_maximum(take(maximum, i), take(mean, i)),
+            )
         )[0]
 
     def epsilon_vjp(self, v, product, kept: Kept | None) -> np.ndarray:
         return self._each(
             lambda sampler, i, k: (
                 sampler.epsilon_vjp(
-                    v[i], None if product is None else product[i], self._kept(kept, k, i)
+                    take(v, i),
+                    None if product is None else take(product, i),
+                    self._kept(kept, k, i),
                 ),
             )
         )[0]
@@ -249,7 +257,7 @@ def adapt(
         m = int(wanted[pending].min())
         index = pending[wanted[pending] == m]
         sampler = make(index, m)
-        mean, error = estimate(sampler, index)
+        mean, error = map(as_host, estimate(sampler, index))
         worst = np.maximum(error.reshape(len(index), -1).max(1), floor[index] / m)
         # A comparison that NaN fails: rows without a spread (M = 1, an infinite maximum) are done.
         more = (worst > tolerance) & (m < max_samples)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import xlogy
 
+from ._device import as_host
 from ._engine import Sampler
 from ._exact import Expectation
 from .kernels.codes import Draws, Problem
@@ -30,7 +31,7 @@ _ITERATIONS = 100
 
 def vertex_offset(whole: Sampler) -> tuple[np.ndarray, np.ndarray]:
     """``eps Omega`` of any vertex, (rows,), and its derivative in eps; 0 where vertices differ."""
-    problem, epsilon = whole.problem, whole.epsilon.astype(np.float64)
+    problem, epsilon = whole.problem, as_host(whole.epsilon).astype(np.float64)
     slope = np.zeros(epsilon.shape)
     if problem.total is not None and epsilon.shape[1] == 1:
         slope[:] = -FAMILIES[whole.draws.family].mean * problem.total

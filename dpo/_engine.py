@@ -14,16 +14,16 @@ The centred forms are the leave-one-out estimators ("loo"); the plain ones ("non
 are the user's costs and the sign is in ``_slope``. Coordinates masked with an infinite score have
 derivative zero, exactly.
 
-Arrays here are NumPy, (rows, d); results are float64. Numba is imported on first use.
+Arrays here are NumPy's, or CuPy's where the scores are on a GPU, (rows, d); results are float64.
 """
 
 from __future__ import annotations
 
-import functools as ft
 from typing import NamedTuple
 
 import numpy as np
 
+from ._device import is_host, kernels, namespace
 from .kernels.codes import (
     ANTITHETIC,
     FEW,
@@ -46,14 +46,6 @@ _SMALL = 16
 few samples: the kernels then fill their lanes with rows.)"""
 
 MeanAndError = tuple[np.ndarray, np.ndarray]
-
-
-@ft.cache
-def _kernels():
-    """The CPU kernels; importing them imports Numba, so not before the first call."""
-    from .kernels.cpu import launch
-
-    return launch
 
 
 class Kept(NamedTuple):
@@ -82,6 +74,7 @@ class Sampler(NamedTuple):
     """Leave-one-out, or the plain estimator."""
     centre: np.ndarray | None = None
     """A mean of other, independent samples to centre by, instead of leaving one out."""
+    precision: str = "portable"
 
     # ------------------------------------------------------------------------------ small parts
 
@@ -112,7 +105,9 @@ class Sampler(NamedTuple):
         return -1.0 if self.problem.minimises else 1.0
 
     def _launch(self, operation: int, **parameters):
-        return _kernels().launch(
+        if not is_host(self.theta):
+            parameters["precision"] = self.precision
+        return kernels(self.theta).launch(
             self.problem, self.theta, self.epsilon, self.draws, operation, **parameters
         )
 
@@ -121,12 +116,13 @@ class Sampler(NamedTuple):
         row_ids = self.draws.row_ids
         row_ids = np.arange(len(self.theta)) if row_ids is None else row_ids
         places = self.problem.places
+        here = rows if isinstance(rows, slice) else namespace(self.theta).asarray(rows)
         return self._replace(
             problem=self.problem._replace(places=None if places is None else places[rows]),
-            theta=self.theta[rows],
-            epsilon=self.epsilon[rows],
+            theta=self.theta[here],
+            epsilon=self.epsilon[here],
             draws=self.draws._replace(row_ids=row_ids[rows]),
-            centre=None if self.centre is None else self.centre[rows],
+            centre=None if self.centre is None else self.centre[here],
         )
 
     def _slope(self, weighting: int = SCORE) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +149,7 @@ class Sampler(NamedTuple):
         """
         n = self.num_samples // 2 if self._paired else self.num_samples
         if n < 2:
-            return np.full(total.shape, np.nan)
+            return namespace(total).full(total.shape, np.nan)
         second = squares / 8 if self._paired else squares
         with np.errstate(invalid="ignore"):  # a row's maximum may be infinite
             variance = np.maximum(second / n - (total / self.num_samples) ** 2, 0.0)
@@ -171,7 +167,7 @@ class Sampler(NamedTuple):
         return Kept(counts[:, 0] / self.num_samples, memo)
 
     def _room_for_memo(self) -> np.ndarray | None:
-        memo = _kernels().new_memo(self.problem, self.theta, self.epsilon, self.draws)
+        memo = kernels(self.theta).new_memo(self.problem, self.theta, self.epsilon, self.draws)
         small = memo is not None and memo.nbytes <= max(_MEMO_BYTES, self.theta.nbytes)
         return memo if small else None
 
@@ -202,7 +198,7 @@ class Sampler(NamedTuple):
         """
         base, relative = self._slope(weighting)
         slope = base * relative
-        error = np.broadcast_to(np.nan, v.shape)
+        error = self._no_error(v.shape)
         if not self._is_small or errors:
             kept = kept or self._before_vjp()
             sums = self._launch(
@@ -222,6 +218,11 @@ class Sampler(NamedTuple):
             product = sums.totals[:, 0]
         return product / self._divisor * slope, error
 
+    @staticmethod
+    def _no_error(shape: tuple[int, ...]) -> np.ndarray:
+        """What stands for an error that was not asked for."""
+        return np.broadcast_to(np.nan, shape)
+
     def _before_vjp(self) -> Kept:
         if self._loo:
             return self.forward(for_gradient=True)
@@ -237,7 +238,7 @@ class Sampler(NamedTuple):
         """``v^T sum (y - centre) s^T``, a block of rows at a time."""
         rows, d = v.shape
         step = max(1, rows * _OUTER_BYTES // max(1, self._outer_bytes))
-        result = np.empty((rows, d))
+        result = namespace(self.theta).empty((rows, d))
         for first in range(0, rows, step):
             block = slice(first, first + step)
             one = self if step >= rows else self.of_rows(block)
@@ -273,7 +274,7 @@ class Sampler(NamedTuple):
         total = sums.totals[:, 0, :-1] - weight * sums.totals[:, 0, -1:]
         scale = base / self._divisor
         if not errors:
-            return total * scale, np.broadcast_to(np.nan, total.shape)
+            return total * scale, self._no_error(total.shape)
         squares = self._centred_squares(sums.totals, weight)
         return total * scale, self._error(total, squares) * self.num_samples * np.abs(scale)
 
@@ -287,7 +288,7 @@ class Sampler(NamedTuple):
         total = self._centred(outer[:, 0], mean)
         scale = (base * relative)[:, None] / self._divisor
         if not errors:
-            return total * scale, np.broadcast_to(np.nan, total.shape)
+            return total * scale, self._no_error(total.shape)
         squares = self._centred_squares(outer, self._weight_of_ones(mean)[:, :, None])
         return total * scale, self._error(total, squares) * self.num_samples * np.abs(scale)
 
@@ -304,7 +305,7 @@ class Sampler(NamedTuple):
     def solutions(self) -> np.ndarray:
         """Every solution, (rows, num_samples, d) int32."""
         rows, d = self.theta.shape
-        solutions = np.empty((rows, self.num_samples, d), np.int32)
+        solutions = namespace(self.theta).empty((rows, self.num_samples, d), np.int32)
         self._launch(VALUE, solutions=solutions)
         return solutions
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ._device import is_host
 from ._engine import Kept, MeanAndError, Sampler
 from .kernels.codes import SCORE
 from .kernels.exact import codes
@@ -28,6 +29,15 @@ def _kernels():
     from .kernels.exact import launch
 
     return launch
+
+
+def _kernels_of(array):
+    if is_host(array):
+        return _kernels()
+    raise NotImplementedError(
+        "method='exact' is not available on CUDA arrays yet: use method='mc', or pass arrays in "
+        "CPU memory"
+    )
 
 
 class Expectation(NamedTuple):
@@ -50,7 +60,7 @@ class Expectation(NamedTuple):
         return self.whole.epsilon.astype(np.float64)
 
     def _launch(self, operation: int, v=None, w=None) -> np.ndarray:
-        return _kernels().launch(
+        return _kernels_of(self.theta).launch(
             self.whole.problem,
             self.theta,
             self.whole.epsilon,
@@ -63,7 +73,7 @@ class Expectation(NamedTuple):
 
     def _rounding(self, values: np.ndarray) -> np.ndarray:
         """Of the largest entry of each row, (rows, 1)."""
-        size = np.abs(values).max(axis=tuple(range(1, values.ndim)), initial=0)
+        size = np.abs(values).max(axis=tuple(range(1, values.ndim)))
         return (np.finfo(self.theta.dtype).eps * size)[:, None]
 
     # --------------------------------------------------------------------------------- estimates
@@ -119,7 +129,7 @@ class Expectation(NamedTuple):
         error = np.broadcast_to(np.nan, jacobian.shape)
         if errors:
             scale = self._error(self.forward().mean) / self.epsilon.min(1, keepdims=True)
-            missed = np.abs(jacobian.sum(2)).max(1, initial=0)[:, None]
+            missed = np.abs(jacobian.sum(2)).max(1)[:, None]
             error = np.broadcast_to(np.maximum(scale, missed)[:, None], jacobian.shape)
         return jacobian, error
 

@@ -18,6 +18,7 @@ from ._designs import (
     least_contribution,
     randomisations,
 )
+from ._device import as_host, beside, is_host, launching_on, take
 from ._engine import Sampler
 from ._estimate import Estimate
 from ._exact import Expectation, pays, refusal
@@ -36,11 +37,15 @@ def _public(method):
 
     @ft.wraps(method)
     def call(self, theta, *args, **parameters):
-        if kind_of(theta) == "torch":
+        kind = kind_of(theta)
+        if kind == "torch":
             from . import _torch
 
             return _torch.eagerly(method, self, theta, *args, **parameters)
-        return method(self, theta, *args, **parameters)
+        if kind == "numpy":
+            return method(self, theta, *args, **parameters)
+        with launching_on(theta, kind):
+            return method(self, theta, *args, **parameters)
 
     return call
 
@@ -76,8 +81,9 @@ class Perturbed:
     """A perturbed optimizer ``y_eps(theta) = E[y*(theta + eps Z)]`` and its derivatives.
 
     An instance is the last axis (the last two for grids), everything before it is batch. Arrays may
-    be NumPy, torch (CPU), JAX (CPU, outside ``jit``) or anything with ``__dlpack__``; results are
-    of the same kind and dtype, and torch results are differentiable, in ``theta`` and ``epsilon``.
+    be NumPy, CuPy, torch, JAX (outside ``jit``) or have ``__dlpack__``, on the CPU or, with
+    CuPy installed, on a CUDA GPU (not yet run on one); results are of the same kind and dtype, and
+    torch results are differentiable, in ``theta`` and ``epsilon``.
 
     Every method takes ``seed``: an int, two uint32 words, a ``torch.Generator`` or a JAX key. The
     same seed gives the same noise in every method, so ``layer.vjp`` is the derivative that
@@ -111,7 +117,8 @@ class Perturbed:
         coordinates. It pays for smooth problems of few coordinates that matter; in hundreds of
         equally important ones expect no more than from "loo".
     precision
-        ``"portable"``: the same bits on every machine.
+        ``"portable"``: the same bits on every machine. ``"fast"``, for float32 on a GPU: noise by
+        special-function units, repeatable there but a stream of its own.
     tolerance
         Of the quadrature, ``method="exact"``: by how much the total of a row's value may be off (d
         times that for top-k and ranks). By default 2e-14 in float64 and 2e-7 in float32, at which
@@ -153,7 +160,7 @@ class Perturbed:
             "variance_reduction": as_choice(
                 "variance_reduction", self.variance_reduction, tuple(_DESIGNS)
             ),
-            "precision": as_choice("precision", self.precision, ("portable",)),
+            "precision": as_choice("precision", self.precision, ("portable", "fast")),
             "perturbation": as_choice(
                 "perturbation", self.perturbation, ("additive", "multiplicative")
             ),
@@ -339,8 +346,11 @@ class Perturbed:
         """
         call, _ = self._prepare(theta, seed, "max")
         targets = as_companion(y_true, "y_true", call.scores)
-        check_targets(y_true, targets, self.oracle, call.scores.shape)
-        constant, slope = self._offset(call, targets) if normalize else (np.zeros(1), None)
+        check_targets(y_true, as_host(targets), self.oracle, call.scores.shape)
+        constant, slope = np.zeros(1), None
+        if normalize:
+            constant, slope = self._offset(call, as_host(targets))
+        constant = beside(constant, targets)
         if call.scores.kind == "torch":
             from . import _torch
 
@@ -354,7 +364,7 @@ class Perturbed:
         whole = call.whole
         closed = isinstance(self.noise, Gumbel) and isinstance(self.oracle, Argmax)
         if closed and whole.epsilon.shape[1] == 1:
-            return _dual().entropy_offset(targets, whole.epsilon.astype(np.float64))
+            return _dual().entropy_offset(targets, as_host(whole.epsilon).astype(np.float64))
         if isinstance(call.sampler, Expectation):
             return _dual().exact_offset(whole, targets)
         return _dual().vertex_offset(whole)
@@ -376,7 +386,10 @@ class Perturbed:
                 multiplicative=self.perturbation == "multiplicative",
             ),
             centred=self.variance_reduction != "none",
+            precision=self.precision,
         )
+        if self.precision == "fast" and is_host(scores.rows):
+            raise ValueError("precision='fast' is for arrays on a GPU; on the CPU use 'portable'")
         if of != "samples" and self._is_exact(whole):
             exact = Expectation(whole, self.tolerance)
             return Call(theta, self.epsilon, scores, whole, exact), None
@@ -404,9 +417,9 @@ class Perturbed:
             adaptive.tolerance,
             most,
             lambda sampler, index: _estimate(
-                sampler, of, None if operand is None else operand[index]
+                sampler, of, None if operand is None else take(operand, index)
             ),
-            floor=least_contribution(whole, of, operand),
+            floor=as_host(least_contribution(whole, of, operand)),
         )
         return call._replace(sampler=grouped), known
 

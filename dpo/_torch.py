@@ -9,12 +9,14 @@ are kernels, the others those of plain torch operations (``_torch_exact.py``).
 
 from __future__ import annotations
 
+import functools as ft
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from ._device import beside, is_host, launching_on, namespace
 from ._exact import Expectation
 from ._losses import fenchel_young as _fenchel_young
 
@@ -27,10 +29,18 @@ def _epsilon(call: Call) -> torch.Tensor | None:
     return call.epsilon if isinstance(call.epsilon, torch.Tensor) else None
 
 
-def _numpy(gradient: torch.Tensor, like: np.ndarray) -> np.ndarray:
+_DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
+
+
+def _array(gradient: torch.Tensor, like):
     """An incoming gradient as the kernels take it."""
-    dense = gradient.detach().to(torch.from_numpy(like[:0]).dtype)
-    return np.ascontiguousarray(dense.numpy())
+    dense = gradient.detach().to(_DTYPES[like.dtype]).contiguous()
+    return dense.numpy() if is_host(like) else namespace(like).from_dlpack(dense)
+
+
+def _tensor(array) -> torch.Tensor:
+    """An array of ours as a tensor."""
+    return torch.from_numpy(array) if is_host(array) else torch.from_dlpack(array)
 
 
 def _as_epsilon(call: Call, gradient: np.ndarray) -> torch.Tensor:
@@ -42,7 +52,18 @@ def _as_epsilon(call: Call, gradient: np.ndarray) -> torch.Tensor:
         shape = (
             call.scores.batch + (1,) * event if epsilon.ndim == len(shape) else call.scores.batch
         )
-    return torch.from_numpy(gradient.reshape(shape)).sum_to_size(epsilon.shape).to(epsilon.dtype)
+    return _tensor(gradient.reshape(shape)).sum_to_size(epsilon.shape).to(epsilon.dtype)
+
+
+def _on_its_device(backward):
+    """Autograd calls ``backward`` with the stream of the forward pass; so do we launch."""
+
+    @ft.wraps(backward)
+    def call(ctx, gradient):
+        with launching_on(gradient, "torch"):
+            return backward(ctx, gradient)
+
+    return call
 
 
 class _Value(torch.autograd.Function):
@@ -54,6 +75,7 @@ class _Value(torch.autograd.Function):
         return call.result(kept.mean, call.scores.shape)
 
     @staticmethod
+    @_on_its_device
     def backward(ctx, gradient):
         if isinstance(ctx.call.sampler, Expectation) and torch.is_grad_enabled():
             theta, epsilon = ctx.saved_tensors
@@ -65,7 +87,7 @@ class _Value(torch.autograd.Function):
 def _value_vjp(ctx, gradient):
     call, kept = ctx.call, ctx.kept
     rows = call.scores.rows
-    v = _numpy(gradient, rows).reshape(rows.shape)
+    v = _array(gradient, rows).reshape(rows.shape)
     product, result, slope = None, None, None
     if ctx.needs_input_grad[0]:
         product = call.sampler.vjp(v, kept)[0]
@@ -83,10 +105,11 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(theta, v)
         ctx.call = call
         rows = call.scores.rows
-        product = call.sampler.vjp(_numpy(v, rows).reshape(rows.shape))[0]
+        product = call.sampler.vjp(_array(v, rows).reshape(rows.shape))[0]
         return call.result(product, call.scores.shape)
 
     @staticmethod
+    @_on_its_device
     def backward(ctx, gradient):
         theta, v = ctx.saved_tensors
         call, rows = ctx.call, ctx.call.scores.rows
@@ -94,7 +117,7 @@ class _Product(torch.autograd.Function):
             product = _in_torch(_torch_exact().product, theta, None, call, v)
             slope = torch.autograd.grad(product, theta, gradient, create_graph=True)[0]
         else:
-            directions = (_numpy(x, rows).reshape(rows.shape) for x in (v, gradient))
+            directions = (_array(x, rows).reshape(rows.shape) for x in (v, gradient))
             second = call.sampler.second_order_product(*directions)
             slope = call.result(second, call.scores.shape)
         return slope, _Product.apply(theta, gradient, call), None
@@ -157,6 +180,7 @@ class _Envelope(torch.autograd.Function):
         return call.result(value, call.scores.batch)
 
     @staticmethod
+    @_on_its_device
     def backward(ctx, gradient):
         theta, epsilon = ctx.saved_tensors
         call, targets, _, _, mean = ctx.call
@@ -195,8 +219,8 @@ def _envelope_epsilon(ctx, theta, epsilon, gradient):
             return torch.autograd.grad(value, epsilon, upstream, create_graph=True)[0]
     by_epsilon = call.sampler.epsilon_slope_of_maximum(maximum, mean)
     if offset is not None:
-        by_epsilon = by_epsilon + offset
-    rows = gradient.detach().double().numpy().reshape(-1, 1)
+        by_epsilon = by_epsilon + beside(offset, by_epsilon)
+    rows = _array(gradient.double(), by_epsilon).reshape(-1, 1)
     by_epsilon = _as_epsilon(call, rows * by_epsilon)
     return _Constant.apply(epsilon, by_epsilon) if torch.is_grad_enabled() else by_epsilon
 
@@ -225,9 +249,10 @@ class _Constant(torch.autograd.Function):
 
 
 @torch.compiler.disable(reason="dpo layers run between graphs; fullgraph=True is not available yet")
-def eagerly(method, *args, **parameters):
-    """Call ``method`` outside ``torch.compile``'s graphs."""
-    return method(*args, **parameters)
+def eagerly(method, layer, theta, *args, **parameters):
+    """Call a layer's ``method`` outside ``torch.compile``'s graphs, on the tensor's stream."""
+    with launching_on(theta, "torch"):
+        return method(layer, theta, *args, **parameters)
 
 
 def perturbed_value(call: Call) -> torch.Tensor:

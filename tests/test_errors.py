@@ -38,7 +38,7 @@ THETA = np.zeros((2, 3))
             ValueError,
             "variance_reduction must be one of 'loo', 'none', 'antithetic', 'qmc'",
         ),
-        (dict(precision="fast"), ValueError, "precision must be one of 'portable'"),
+        (dict(precision="half"), ValueError, "precision must be one of 'portable', 'fast'"),
         (dict(oracle=dpo.Argmax), TypeError, "did you forget the parentheses"),
         (dict(oracle="argmax"), TypeError, r"oracle must be a dpo oracle such as dpo.Argmax\(\)"),
         (dict(oracle=np.argmax), TypeError, "oracle must be a dpo oracle"),

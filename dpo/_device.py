@@ -1,0 +1,90 @@
+"""NumPy or CuPy: which module, which kernels, and whose stream.
+
+Arrays of this library's own are NumPy's on the CPU and CuPy's on a GPU, whatever framework they
+came from (``_arrays.py``). NumPy's functions dispatch on either; what makes a new array asks
+``namespace`` for the module. CuPy is imported only once an array on a GPU has been seen.
+"""
+
+from __future__ import annotations
+
+import functools as ft
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+
+def namespace(array: Any) -> Any:
+    """The module of an array: ``numpy`` or ``cupy``."""
+    if type(array) is np.ndarray:
+        return np
+    return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def is_host(array: Any) -> bool:
+    """Whether an array is NumPy's."""
+    return type(array) is np.ndarray
+
+
+def as_host(array: Any) -> np.ndarray:
+    """An array as NumPy's; copied from a GPU, after the work on its stream."""
+    return np.asarray(array) if isinstance(array, (np.ndarray, np.generic)) else array.get()
+
+
+def beside(array: Any, like: Any) -> Any:
+    """A NumPy array as one of ``like``'s module; any other as it is."""
+    return array if is_host(like) or not is_host(array) else namespace(like).asarray(array)
+
+
+def take(array: Any, index: np.ndarray) -> Any:
+    """``array[index]``, wherever the array is."""
+    return array[namespace(array).asarray(index)]
+
+
+@ft.cache
+def _host_kernels():
+    """The CPU kernels; importing them imports Numba, so not before the first call."""
+    from .kernels.cpu import launch
+
+    return launch
+
+
+@ft.cache
+def _device_kernels():
+    from .kernels.cuda import launch
+
+    return launch
+
+
+def kernels(array: Any) -> Any:
+    """The module that launches kernels on ``array``."""
+    return _host_kernels() if is_host(array) else _device_kernels()
+
+
+def require_cupy(name: str, place: str) -> Any:
+    """CuPy, or an error that says how to get it."""
+    try:
+        import cupy
+    except ImportError:
+        raise ImportError(
+            f"{name} is on {place}, and the CUDA kernels are launched through CuPy, which is not "
+            "installed: pip install 'perturbed-optimizers[cuda13]' (cuda12 for CUDA 12), or pass "
+            "an array in CPU memory"
+        ) from None
+    return cupy
+
+
+def launching_on(x: Any, kind: str) -> AbstractContextManager:
+    """The GPU and the stream that ``x``'s framework works on; nothing for arrays on the CPU."""
+    if kind == "torch" and x.device.type == "cuda":
+        import torch
+
+        stream = torch.cuda.current_stream(x.device).cuda_stream
+        require_cupy("theta", str(x.device))
+        from .kernels.cuda.device import launching
+
+        return launching(x.device.index, stream)
+    if kind == "cupy":
+        return x.device
+    return nullcontext()

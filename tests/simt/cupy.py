@@ -1,0 +1,120 @@
+"""A stand-in for CuPy, so that the whole API runs on the simulator.
+
+Its arrays live in host memory but behave as if they did not: they never become NumPy arrays unless
+asked by ``get``, and functions that are given both kinds refuse, as CuPy's do. So code that works
+here keeps the two apart.
+"""
+
+from __future__ import annotations
+
+import types
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from . import Simulator
+
+
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array that only this module's functions may touch."""
+
+    device = nullcontext()
+
+    def __init__(self, memory: np.ndarray):
+        self.memory = memory
+
+    def get(self) -> np.ndarray:
+        return self.memory.copy()
+
+    def __array__(self, *_, **__):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **parameters):
+        return _call(getattr(ufunc, method), *inputs, **parameters)
+
+    def __array_function__(self, function, types, args, parameters):
+        return _call(function, *args, **parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # __array_interface__ would be a way around
+            raise AttributeError(name)
+        attribute = getattr(self.memory, name)
+        if not callable(attribute):
+            return _wrap(attribute)
+        return lambda *args, **parameters: _call(attribute, *args, **parameters)
+
+    def __getitem__(self, index):
+        return _call(self.memory.__getitem__, index)
+
+    def __setitem__(self, index, value):
+        _call(self.memory.__setitem__, index, value)
+
+    def __len__(self):
+        return len(self.memory)
+
+    def __bool__(self):
+        return bool(self.memory)
+
+    def __float__(self):
+        return float(self.memory)
+
+    def __int__(self):
+        return int(self.memory)
+
+    def __dlpack__(self, **parameters):
+        return self.memory.__dlpack__(**parameters)
+
+    def __dlpack_device__(self):
+        return self.memory.__dlpack_device__()
+
+
+def _wrap(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_wrap, value)) if type(value) is tuple else value
+    if isinstance(value, list):
+        return list(map(_wrap, value))
+    return ndarray(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _unwrap(value: Any) -> Any:
+    if isinstance(value, ndarray):
+        return value.memory
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_unwrap, value))
+    if isinstance(value, np.ndarray) and value.ndim > 0:
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    return value
+
+
+def _call(function, *args, **parameters):
+    args = [_unwrap(a) for a in args]
+    return _wrap(function(*args, **{k: _unwrap(v) for k, v in parameters.items()}))
+
+
+def module(device: Device) -> types.ModuleType:
+    """A module to stand for ``cupy`` in ``sys.modules``."""
+    fake = types.ModuleType("cupy")
+    fake.ndarray = ndarray
+    fake.asarray = lambda x, dtype=None: ndarray(np.array(getattr(x, "memory", x), dtype))
+    fake.from_dlpack = lambda x: ndarray(np.from_dlpack(x))
+    fake.empty = lambda shape, dtype=float: ndarray(device.simulator.xp.empty(shape, dtype))
+    for name in ("zeros", "full", "arange", "ascontiguousarray"):
+        function = getattr(np, name)
+        setattr(fake, name, lambda *a, _f=function, **p: _call(_f, *a, **p))
+    return fake
+
+
+class Device:
+    """The simulator, with these arrays in and out."""
+
+    def __init__(self, seed: int = 0):
+        self.simulator = Simulator(seed)
+        self.xp = module(self)
+
+    def function(self, file: str, kernel: str):
+        compiled = self.simulator.function(file, kernel)
+        return lambda grid, block, arguments: compiled(grid, block, [_unwrap(a) for a in arguments])
+
+
+ndarray.__module__ = "cupy"

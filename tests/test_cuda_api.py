@@ -1,0 +1,175 @@
+"""The public API on arrays of a GPU: on the simulator with a strict stand-in for CuPy, and on a GPU
+with CuPy itself where there is one.
+
+Values and everything else must be the CPU's: bit for bit where launches promise it, else nearly.
+"""
+
+from __future__ import annotations
+
+import itertools as it
+import sys
+import types
+
+import numpy as np
+import pytest
+import simt.cupy
+
+import dpo
+from dpo import _device
+
+NOISES = ("normal", "gumbel", "logistic")
+ORACLES = (dpo.Argmax(), dpo.TopK(2), dpo.Ranks(), dpo.ShortestPath(neighbors=8))
+REDUCTIONS = {"loo": 24, "none": 24, "antithetic": 24, "qmc": 16}
+
+
+def _real_cupy():
+    cupy = pytest.importorskip("cupy")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        pytest.skip("no GPU")
+    return cupy
+
+
+@pytest.fixture(params=["simulator", "GPU"])
+def cupy(request, monkeypatch):
+    """CuPy, or ``sys.modules`` as if it were there and kernels that run on the simulator."""
+    if request.param == "GPU":
+        return _real_cupy()
+    device = simt.cupy.Device()
+    monkeypatch.setitem(sys.modules, "cupy", device.xp)
+    current = types.ModuleType("dpo.kernels.cuda.device")
+    current.current = lambda: device
+    monkeypatch.setitem(sys.modules, "dpo.kernels.cuda.device", current)
+    return device.xp
+
+
+def scores(oracle, rows=2, dtype=np.float32):
+    shape = (rows, 3, 4) if isinstance(oracle, dpo.ShortestPath) else (rows, 6)
+    rng = np.random.default_rng(0)
+    theta = rng.uniform(0.5, 2.0, shape) if len(shape) == 3 else rng.normal(size=shape)
+    return theta.astype(dtype), rng.normal(size=shape).astype(dtype)
+
+
+def equal(actual, expected, exactly=False):
+    assert not isinstance(actual, np.ndarray)
+    actual = actual.get()
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape
+    scale = 0 if exactly else 1e-5 if expected.dtype == np.float32 else 1e-12
+    limit = scale * max(1.0, np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("oracle", ORACLES, ids=str)
+def test_every_method_gives_the_cpus_results(cupy, oracle, noise):
+    theta, v = scores(oracle)
+    on_device, v_on_device = cupy.asarray(theta), cupy.asarray(v)
+    for reduction, num_samples in REDUCTIONS.items():
+        layer = dpo.Perturbed(oracle, noise, num_samples=num_samples, variance_reduction=reduction)
+        equal(layer(on_device, seed=1), layer(theta, seed=1), exactly=True)
+        equal(layer.max(on_device, seed=1), np.asarray(layer.max(theta, seed=1)))
+        for method in ("vjp", "jvp", "vjp_epsilon"):
+            expected = getattr(layer, method)(theta, v, seed=1)
+            equal(getattr(layer, method)(on_device, v_on_device, seed=1), np.asarray(expected))
+        equal(layer.jacobian(on_device, seed=1), layer.jacobian(theta, seed=1))
+        equal(layer.samples(on_device, seed=1), layer.samples(theta, seed=1), exactly=True)
+        target = dpo.Perturbed(oracle, epsilon=1e-6, num_samples=1)(theta, seed=0)
+        loss = layer.loss(on_device, cupy.asarray(target), seed=1)
+        equal(loss, np.asarray(layer.loss(theta, target, seed=1)))
+
+
+@pytest.mark.parametrize("oracle", ORACLES, ids=str)
+def test_estimates_carry_the_same_errors(cupy, oracle):
+    theta, v = scores(oracle)
+    for reduction, of in it.product(REDUCTIONS, ("value", "max", "vjp", "jvp", "jacobian")):
+        layer = dpo.Perturbed(
+            oracle, num_samples=REDUCTIONS[reduction], variance_reduction=reduction
+        )
+        direction = v if of in ("vjp", "jvp") else None
+        moved = None if direction is None else cupy.asarray(direction)
+        expected = layer.estimate(theta, of=of, direction=direction, seed=2)
+        actual = layer.estimate(cupy.asarray(theta), of=of, direction=moved, seed=2)
+        equal(actual.mean, np.asarray(expected.mean))
+        equal(actual.standard_error, np.asarray(expected.standard_error))
+        assert actual.num_samples == expected.num_samples
+
+
+def test_temperatures_multiplicative_noise_and_doubles(cupy):
+    theta, v = scores(dpo.Argmax(), dtype=np.float64)
+    for epsilon in (np.array([0.5, 2.0]), np.full((2, 6), 0.7), np.float64(0.4)):
+        for perturbation in ("additive", "multiplicative"):
+            layer = dpo.Perturbed(epsilon=epsilon, num_samples=20, perturbation=perturbation)
+            moved = cupy.asarray(theta), cupy.asarray(v)
+            equal(layer(moved[0], seed=3), layer(theta, seed=3), exactly=True)
+            equal(layer.vjp(*moved, seed=3), layer.vjp(theta, v, seed=3))
+            equal(layer.vjp_epsilon(*moved, seed=3), layer.vjp_epsilon(theta, v, seed=3))
+
+
+def test_adaptive_sampling(cupy):
+    theta, v = scores(dpo.Argmax())
+    layer = dpo.Perturbed(num_samples=dpo.Adaptive(0.05, max_samples=512))
+    moved = cupy.asarray(theta), cupy.asarray(v)
+    expected, actual = layer.estimate(theta, seed=4), layer.estimate(moved[0], seed=4)
+    np.testing.assert_array_equal(actual.num_samples, expected.num_samples)
+    equal(actual.mean, expected.mean, exactly=True)
+    equal(layer.vjp(*moved, seed=4), layer.vjp(theta, v, seed=4))
+
+
+def test_half_precision_comes_back_as_it_came(cupy):
+    theta = scores(dpo.Argmax())[0].astype(np.float16)
+    layer = dpo.Perturbed(num_samples=20)
+    equal(layer(cupy.asarray(theta), seed=5), layer(theta, seed=5), exactly=True)
+
+
+def test_the_fast_stream_is_for_the_device(cupy):
+    theta = scores(dpo.Argmax())[0]
+    layer = dpo.Perturbed(num_samples=400, precision="fast")
+    value = layer(cupy.asarray(theta), seed=6)
+    np.testing.assert_allclose(value.get().sum(1), 1, rtol=1e-6)
+    exact = dpo.Perturbed(method="exact")(theta)
+    assert np.abs(value.get() - exact).max() < 0.15
+    with pytest.raises(ValueError, match="precision='fast' is for arrays on a GPU"):
+        layer(theta, seed=6)
+
+
+def test_bad_input_gets_the_cpus_errors(cupy):
+    layer = dpo.Perturbed(num_samples=4)
+    bad = np.zeros((2, 3), np.float32)
+    bad[1, 2] = np.nan
+    with pytest.raises(ValueError, match="contains NaN, first at row 1, coordinate 2"):
+        layer(cupy.asarray(bad), seed=0)
+    with pytest.raises(TypeError, match="theta must be float16"):
+        layer(cupy.asarray(np.zeros((2, 3), np.int32)), seed=0)
+    with pytest.raises(TypeError, match="v is a numpy array but theta is a cupy array"):
+        layer.vjp(cupy.asarray(np.zeros((2, 3))), np.zeros((2, 3)), seed=0)
+    with pytest.raises(ValueError, match="y_true must be one-hot"):
+        layer.loss(cupy.asarray(np.zeros((2, 3))), cupy.asarray(np.ones((2, 3))), seed=0)
+    with pytest.raises(NotImplementedError, match="method='exact' is not available on CUDA"):
+        dpo.Perturbed(method="exact")(cupy.asarray(np.zeros((2, 3))))
+    assert layer(cupy.asarray(np.empty((0, 3))), seed=0).shape == (0, 3)
+
+
+def test_without_cupy_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ImportError, match=r"perturbed-optimizers\[cuda13\].*cuda12"):
+        _device.require_cupy("theta", "cuda:0")
+
+
+class _OnGpu:
+    """An array that says it is on a GPU, by DLPack."""
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, **parameters):
+        return np.zeros((2, 3)).__dlpack__()
+
+
+def test_any_array_by_dlpack(cupy, monkeypatch):
+    monkeypatch.setattr(cupy, "from_dlpack", lambda x: cupy.asarray(np.zeros((2, 3))))
+    result = dpo.Perturbed(num_samples=10)(_OnGpu(), seed=0)
+    assert result.shape == (2, 3)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ImportError, match="theta is on a GPU"):
+        dpo.Perturbed(num_samples=10)(_OnGpu(), seed=0)
