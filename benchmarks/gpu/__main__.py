@@ -1,4 +1,4 @@
-"""A few minutes on a GPU: equality with the CPU, compute-sanitizer, times beside the peers'.
+"""A few minutes on a GPU: the tests, equality with the CPU, compute-sanitizer, times beside peers.
 
     python -m benchmarks.gpu --out benchmarks/results/gpu
 
@@ -54,6 +54,13 @@ def sanitized(tool: str) -> str:
     return "silent" if out.returncode == 0 else out.stdout[-2000:] + out.stderr[-2000:]
 
 
+def tested() -> str:
+    """The last line of what pytest says of the tests that are for a GPU."""
+    command = [sys.executable, "-m", "pytest", "-q", "tests", "-k", "GPU"]
+    out = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (out.stdout.strip().splitlines() or [out.stderr[-500:]])[-1]
+
+
 def markdown(report: dict) -> str:
     lines = ["# On a GPU", "", *(f"* {k}: {v}" for k, v in report["machine"].items()), ""]
     results = [equality.Result(*r) for r in report["equality"]]
@@ -63,6 +70,7 @@ def markdown(report: dict) -> str:
         f"{len(results)} launches against the CPU: counts of {len(differing)} differ {differing};",
         f"the largest relative difference of a float sum is {worst:.1e}.",
         "",
+        f"* tests: {report['tests']}",
         *(f"* compute-sanitizer {tool}: {said}" for tool, said in report["sanitizers"].items()),
         "",
         f"An unfused version cannot pass {UNFUSED_BOUND:.1e} coordinates a second on an H200.",
@@ -103,6 +111,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     report = {
         "machine": machine(),
+        "tests": tested(),
         "equality": list(equality.compare()),
         "sanitizers": {tool: sanitized(tool) for tool in ("memcheck", "racecheck")},
         "times": [*timing.argmax_times(), *timing.oracle_times()],
