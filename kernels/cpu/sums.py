@@ -36,7 +36,7 @@ def pulled(pull, x):
 
 
 def real(like, x):
-    """Integer lanes in the precision of ``like``."""
+    """Lanes in the precision of ``like``."""
     raise NotImplementedError("compiled code only")
 
 

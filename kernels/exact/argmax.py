@@ -33,10 +33,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
-from ..bits import float32, float64, fma
+from ..bits import float64, fma
 from ..cpu._jit import jitable, kernel
 from ..cpu.simd import (
     LANES,
@@ -47,23 +45,12 @@ from ..cpu.simd import (
     load,
     store,
 )
+from ..cpu.sums import real
 from .codes import JACOBIAN, MOMENTS, PRODUCT, SCALE, SECOND
 from .laws import exp, hazard, hazard_bend, hazard_slope
 
 CHUNK = 64
 PADDING = 4  # coordinates of no weight, so that groups of four need no care
-
-
-def lanes_like(like, x):
-    """float64 lanes, or int lanes, in the precision of ``like``."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(lanes_like, jit_options={"forceinline": True})
-def _(like, x):
-    if like.dtype == types.float32:
-        return lambda like, x: float32(x)
-    return lambda like, x: float64(x)
 
 
 # --------------------------------------------------------------------------------- which, and where
@@ -141,7 +128,7 @@ def weigh_hazards(a, n, v, where, hazards):
         for j in range(begin, min(n, begin + CHUNK)):
             chunk = fma(broadcast(v[where[j]] * a[j]), load(hazards, j * LANES), chunk)
         total = total + float64(chunk)
-    return lanes_like(a, total)
+    return real(a, total)
 
 
 @jitable
@@ -155,7 +142,7 @@ def weigh_slopes(family, x, a, n, v, w, where, t, hazards):
             slope = hazard_slope(family, (t - x[j]) * a[j], load(hazards, j * LANES))
             chunk = fma(broadcast(v[i] * w[i] * a[j] * a[j]), slope, chunk)
         total = total + float64(chunk)
-    return lanes_like(a, total)
+    return real(a, total)
 
 
 # The integrands over ``e`` of coordinate i, the j-th that matters; see above.
@@ -282,9 +269,9 @@ def run(
             at = first - step * LANES * block
             lowest = at - step * (LANES - 1)
             nodes = float64(lane_indices()) * -step + at
-            t = lanes_like(theta, nodes)
+            t = real(theta, nodes)
             e = solve_block(family, x, a, n, t, lowest, reach, hazards)
-            weights = lanes_like(theta, e * step)
+            weights = real(theta, e * step)
             if operation == JACOBIAN:
                 integrate_jacobian(n, weights, a, where, hazards, d, out[task, 0])
             else:
