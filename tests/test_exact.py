@@ -454,9 +454,7 @@ def test_refusals_of_calls():
         exact().samples(np.zeros(3))
     with pytest.raises(ValueError, match="second_order_product needs method='exact'"):
         dpo.Perturbed().second_order_product(np.zeros(3), np.zeros(3), np.zeros(3))
-    with pytest.raises(
-        ValueError, match="temperatures differ by a factor of at most 1e\\+04, got 1.0e"
-    ):
+    with pytest.raises(ValueError, match="temperatures differ by a factor of at most 1e"):
         exact(epsilon=np.array([1e-3, 1e3, 1.0]))(np.zeros(3))
     with pytest.raises(ValueError, match="GB a thread for the top 100000 of 1000000"):
         exact(dpo.TopK(100_000))(np.zeros(10**6, np.float32))
