@@ -5,7 +5,7 @@ Requirements that shaped this file:
   a type test;
 * kernels see NumPy or CuPy views of the caller's memory; float16 and bfloat16 alone are converted;
 * results are allocated by the caller's framework where it has its own memory pool on the GPU;
-* arrays that live elsewhere, or are being traced, get an error that says what to do.
+* arrays that live elsewhere get an error that says what to do.
 """
 
 from __future__ import annotations
@@ -160,12 +160,16 @@ def _floating(x, kind):
         return x if exact else x.double()
     if kind == "numpy":
         x = np.asarray(x)
-    if kind in ("numpy", "cupy", "jax") and x.dtype.kind in "iub":
-        return x.astype(np.float32 if kind == "jax" else np.float64)
+    if kind == "jax" and x.dtype.kind in "iub":
+        with sys.modules["jax"].ensure_compile_time_eval():
+            return x.astype(np.float32)
+    if kind in ("numpy", "cupy") and x.dtype.kind in "iub":
+        return x.astype(np.float64)
     return x
 
 
-def _compute_dtype(dtype_name: str, name: str, cast: str) -> type:
+def compute_dtype(dtype_name: str, name: str, cast: str) -> type:
+    """What kernels compute in, for a dtype; otherwise the error names the cast."""
     if dtype_name in _COMPUTE:
         return _COMPUTE[dtype_name]
     raise TypeError(
@@ -181,13 +185,13 @@ def _from_numpy(x, name):
     dtype = array.dtype
     if dtype in _NATIVE:
         return array, lambda out: out[()]
-    compute = _compute_dtype(dtype.name, name, f"{name}.astype(numpy.float32)")
+    compute = compute_dtype(dtype.name, name, f"{name}.astype(numpy.float32)")
     return array.astype(compute), lambda out: out.astype(dtype)[()]
 
 
 def _from_cupy(x, name):
     dtype = x.dtype
-    compute = _compute_dtype(dtype.name, name, f"{name}.astype('float32')")
+    compute = compute_dtype(dtype.name, name, f"{name}.astype('float32')")
     return x.astype(compute, copy=False), lambda out: beside(out, x).astype(dtype, copy=False)
 
 
@@ -204,7 +208,7 @@ def _from_torch(x, name):
             "support yet; use backward(), or .vjp, .jvp and .jacobian"
         )
     dtype = x.dtype
-    compute = _compute_dtype(str(dtype).removeprefix("torch."), name, f"{name}.float()")
+    compute = compute_dtype(str(dtype).removeprefix("torch."), name, f"{name}.float()")
     view = x.detach()
     if compute is np.float32:
         view = view.float()
@@ -231,11 +235,6 @@ def _from_torch(x, name):
 def _from_jax(x, name):
     import jax
 
-    if isinstance(x, jax.core.Tracer):
-        raise NotImplementedError(
-            f"{name} is being traced by JAX (jit, grad or vmap), which dpo does not support yet; "
-            "call it on concrete arrays, and use .vjp, .jvp or .jacobian for derivatives"
-        )
     platforms = {device.platform for device in x.devices()}
     if not platforms <= {"cpu", "gpu"} or len(x.devices()) > 1:
         raise NotImplementedError(
@@ -243,8 +242,9 @@ def _from_jax(x, name):
             f"pass jax.device_put({name}, jax.devices('cpu')[0])"
         )
     dtype = x.dtype
-    compute = _compute_dtype(dtype.name, name, f"{name}.astype('float32')")
-    view = x if dtype.name == np.dtype(compute).name else x.astype(compute)
+    compute = compute_dtype(dtype.name, name, f"{name}.astype('float32')")
+    with jax.ensure_compile_time_eval():  # a constant of a function being compiled stays one
+        view = x if dtype.name == np.dtype(compute).name else x.astype(compute)
     if platforms == {"gpu"}:
         view = require_cupy(name, "a GPU").from_dlpack(view)
         return view, lambda out: jax.dlpack.from_dlpack(beside(out, view)).astype(dtype)
@@ -259,7 +259,7 @@ def _from_dlpack(x, name):
     module = np if device == _DL_CPU else require_cupy(name, "a GPU")
     array = module.from_dlpack(x)
     dtype = array.dtype
-    compute = _compute_dtype(dtype.name, name, f"{name} as float32")
+    compute = compute_dtype(dtype.name, name, f"{name} as float32")
     namespace = x.__array_namespace__() if hasattr(x, "__array_namespace__") else None
     back = getattr(namespace, "from_dlpack", lambda out: out)
     view = array.astype(compute, copy=False)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import numbers
 import operator
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 
 _MAX_SAMPLES = 2**32 - 1  # the sample is one 32-bit word of the counter
+
+
+def is_traced(*values) -> bool:
+    """Whether any value is being traced by JAX, inside ``jit``, ``grad`` or ``vmap``."""
+    jax = sys.modules.get("jax")
+    return jax is not None and any(isinstance(x, jax.core.Tracer) for x in values)
 
 
 def as_epsilon(epsilon):
@@ -18,6 +25,8 @@ def as_epsilon(epsilon):
     """
     if getattr(epsilon, "shape", ()) != () or getattr(epsilon, "requires_grad", False):
         return epsilon
+    if is_traced(epsilon):
+        return epsilon  # a call says what it cannot do
     if isinstance(epsilon, (list, tuple)):
         epsilon = np.asarray(epsilon, np.float64)
         check_temperatures(epsilon)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._arrays import Scores, as_companion, as_scores, as_temperatures, kind_of
-from ._checks import Adaptive, as_choice, as_epsilon, as_num_samples, as_tolerance
+from ._checks import Adaptive, as_choice, as_epsilon, as_num_samples, as_tolerance, is_traced
 from ._designs import (
     AnySampler,
     Grouped,
@@ -25,7 +25,7 @@ from ._exact import Expectation, pays, refusal
 from ._losses import check_targets, fenchel_young
 from ._noise import Gumbel, Logistic, Noise, Normal, as_noise
 from ._oracles import Argmax, Oracle, as_oracle
-from ._seeds import as_seed
+from ._seeds import Repeated, as_seed
 from .kernels.codes import ANTITHETIC, INDEPENDENT, SOBOL, Draws
 
 _FAMILY_CODES: dict[type, int] = {Normal: 0, Gumbel: 1, Logistic: 2}
@@ -37,6 +37,10 @@ def _public(method):
 
     @ft.wraps(method)
     def call(self, theta, *args, **parameters):
+        if is_traced(theta, self.epsilon, *args, *parameters.values()):
+            from . import _jax
+
+            return _jax.call(method.__name__, self, theta, *args, **parameters)
         kind = kind_of(theta)
         if kind == "torch":
             from . import _torch
@@ -81,13 +85,16 @@ class Perturbed:
     """A perturbed optimizer ``y_eps(theta) = E[y*(theta + eps Z)]`` and its derivatives.
 
     An instance is the last axis (the last two for grids), everything before it is batch. Arrays may
-    be NumPy, CuPy, torch, JAX (outside ``jit``) or have ``__dlpack__``, on the CPU or, with
-    CuPy installed, on a CUDA GPU (not yet run on one); results are of the same kind and dtype, and
-    torch results are differentiable, in ``theta`` and ``epsilon``.
+    be NumPy, CuPy, torch, JAX or have ``__dlpack__``, on the CPU or, with CuPy installed, on a CUDA
+    GPU (not yet run on one); results are of the same kind and dtype. torch results are
+    differentiable, in ``theta`` and ``epsilon``. JAX's ``jit`` (on the CPU), ``grad``, ``jvp`` and
+    ``vmap`` apply to calls, ``max`` and ``loss``, derivatives being those in ``theta``; ``vmap``
+    gives each instance what it gives alone, so map over keys for independent noise.
 
     Every method takes ``seed``: an int, two uint32 words, a ``torch.Generator`` or a JAX key. The
     same seed gives the same noise in every method, so ``layer.vjp`` is the derivative that
-    ``backward()`` computes. ``None`` draws a fresh seed from the framework's global generator.
+    ``backward()`` computes. ``None`` draws a fresh seed from the framework's global generator;
+    JAX has none, so there it is an error.
 
     Parameters
     ----------
@@ -201,7 +208,7 @@ class Perturbed:
     def __eq__(self, other):
         return self._key() == other._key() if type(other) is type(self) else NotImplemented
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self._key())
 
     # ------------------------------------------------------------------------------ public calls
@@ -345,12 +352,7 @@ class Perturbed:
         Being a Monte-Carlo estimate, a loss near zero may come out slightly negative.
         """
         call, _ = self._prepare(theta, seed, "max")
-        targets = as_companion(y_true, "y_true", call.scores)
-        check_targets(y_true, as_host(targets), self.oracle, call.scores.shape)
-        constant, slope = np.zeros(1), None
-        if normalize:
-            constant, slope = self._offset(call, as_host(targets))
-        constant = beside(constant, targets)
+        targets, constant, slope = self._targets(call, y_true, normalize)
         if call.scores.kind == "torch":
             from . import _torch
 
@@ -358,6 +360,15 @@ class Perturbed:
         maximum = call.sampler.maximum()[0]
         value = fenchel_young(call.scores.rows, maximum, targets, call.whole.sign, constant)
         return call.result(value, call.scores.batch)
+
+    def _targets(self, call: Call, y_true, normalize: bool):
+        """Targets as rows, ``eps Omega`` of them, and its derivative in epsilon or None."""
+        targets = as_companion(y_true, "y_true", call.scores)
+        check_targets(y_true, as_host(targets), self.oracle, call.scores.shape)
+        constant, slope = np.zeros(1), None
+        if normalize:
+            constant, slope = self._offset(call, as_host(targets))
+        return targets, beside(constant, targets), slope
 
     def _offset(self, call: Call, targets: np.ndarray):
         """``eps Omega(y)``, (rows,), and its derivative in epsilon."""
@@ -374,7 +385,21 @@ class Perturbed:
     def _prepare(self, theta, seed, of: str, direction=None) -> tuple[Call, Any]:
         """The call, and the estimate of ``of`` where choosing the samples has made it already."""
         scores = as_scores(theta, "theta", self.oracle.event_ndim)
-        whole = Sampler(
+        whole = self._whole(scores, seed)
+        if of != "samples" and self._is_exact(whole):
+            exact = Expectation(whole, self.tolerance)
+            return Call(theta, self.epsilon, scores, whole, exact), None
+        if isinstance(self.num_samples, int):
+            sampler = designed(whole, self.num_samples)
+            return Call(theta, self.epsilon, scores, whole, sampler), None
+        return self._adapt(Call(theta, self.epsilon, scores, whole, whole), of, direction)
+
+    def _whole(self, scores: Scores, seed) -> Sampler:
+        """The problem, all rows, and one sample of each."""
+        if self.precision == "fast" and is_host(scores.rows):
+            raise ValueError("precision='fast' is for arrays on a GPU; on the CPU use 'portable'")
+        seed, row_ids = seed if isinstance(seed, Repeated) else (seed, None)
+        return Sampler(
             problem=self.oracle.problem(scores.shape),
             theta=scores.rows,
             epsilon=as_temperatures(self.epsilon, scores),
@@ -384,19 +409,11 @@ class Perturbed:
                 num_samples=1,
                 design=_DESIGNS[self.variance_reduction],
                 multiplicative=self.perturbation == "multiplicative",
+                row_ids=row_ids,
             ),
             centred=self.variance_reduction != "none",
             precision=self.precision,
         )
-        if self.precision == "fast" and is_host(scores.rows):
-            raise ValueError("precision='fast' is for arrays on a GPU; on the CPU use 'portable'")
-        if of != "samples" and self._is_exact(whole):
-            exact = Expectation(whole, self.tolerance)
-            return Call(theta, self.epsilon, scores, whole, exact), None
-        if isinstance(self.num_samples, int):
-            sampler = designed(whole, self.num_samples)
-            return Call(theta, self.epsilon, scores, whole, sampler), None
-        return self._adapt(Call(theta, self.epsilon, scores, whole, whole), of, direction)
 
     def _is_exact(self, whole: Sampler) -> bool:
         if self.method != "auto":

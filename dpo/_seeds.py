@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,14 @@ Seed = tuple[int, int]
 """``(seed_lo, seed_hi)``, each in 0 .. 2^32 - 1."""
 
 _WORD = 2**32
+
+
+class Repeated(NamedTuple):
+    """One seed for several calls at once, each numbering its rows from 0."""
+
+    seed: Any
+    rows: np.ndarray
+    """The number of every row in the call it belongs to."""
 
 
 def as_seed(seed, kind: str) -> Seed:
@@ -26,11 +35,10 @@ def as_seed(seed, kind: str) -> Seed:
         return _from_torch(torch, seed)
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(seed, jax.Array):
-        if isinstance(seed, jax.core.Tracer):
-            raise TypeError("seed is a traced JAX key; compiled JAX calls are not available yet")
         if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
-            seed = jax.random.key_data(seed)
-        return _from_words(np.asarray(seed))
+            with jax.ensure_compile_time_eval():
+                seed = jax.random.key_data(seed)
+        seed = np.asarray(seed)
     if isinstance(seed, (bool, np.bool_)):
         raise TypeError(f"seed must be an integer, got {seed!r}")
     try:
