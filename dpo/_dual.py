@@ -48,11 +48,12 @@ def entropy_offset(targets: np.ndarray, epsilon: np.ndarray) -> tuple[np.ndarray
 def exact_offset(whole: Sampler, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``eps Omega(y)`` of every row, (rows,), and its derivative in the row's temperatures."""
     rows, d = targets.shape
+    temperatures = as_host(whole.epsilon).astype(np.float64)
     value, slope = np.zeros(rows), np.zeros((rows, d))
     tiny = 1e-12 if targets.dtype == np.float64 else 1e-6
     for b in range(rows):
         y = targets[b].astype(np.float64)
-        epsilon = np.broadcast_to(whole.epsilon[b].astype(np.float64), d)
+        epsilon = np.broadcast_to(temperatures[b], d)
         mean = FAMILIES[whole.draws.family].mean
         for problem, index, low in faces(whole.problem, y, tiny):
             # Of a face with ``low`` coordinates certainly below it every rank is that much larger.
@@ -60,8 +61,8 @@ def exact_offset(whole: Sampler, targets: np.ndarray) -> tuple[np.ndarray, np.nd
             moments = moments + low * mean
             value[b] += inner - low * mean * epsilon[index].sum()
             slope[b, index] = -moments
-    if whole.epsilon.shape[1] == 1:  # eps times a constant
-        return value, value[:, None] / whole.epsilon
+    if temperatures.shape[1] == 1:  # eps times a constant
+        return value, value[:, None] / temperatures
     return value, slope
 
 

@@ -24,20 +24,19 @@ from .kernels.exact import codes
 
 
 @ft.cache
-def _kernels():
+def _host_kernels():
     """Importing the kernels imports Numba, so not before the first call."""
     from .kernels.exact import launch
 
     return launch
 
 
-def _kernels_of(array):
+def _kernels(array):
     if is_host(array):
-        return _kernels()
-    raise NotImplementedError(
-        "method='exact' is not available on CUDA arrays yet: use method='mc', or pass arrays in "
-        "CPU memory"
-    )
+        return _host_kernels()
+    from .kernels.cuda import exact_launch
+
+    return exact_launch
 
 
 class Expectation(NamedTuple):
@@ -60,7 +59,7 @@ class Expectation(NamedTuple):
         return self.whole.epsilon.astype(np.float64)
 
     def _launch(self, operation: int, v=None, w=None) -> np.ndarray:
-        return _kernels_of(self.theta).launch(
+        return _kernels(self.theta).launch(
             self.whole.problem,
             self.theta,
             self.whole.epsilon,
@@ -181,6 +180,6 @@ def pays(whole: Sampler, num_samples: int) -> bool:
     It depends on shapes alone, never on values: what ``method="auto"`` does is foreseeable.
     """
     shared = whole.epsilon.shape[1] == 1
-    exact = _kernels().cost_ns(whole.problem, whole.theta, shared, whole.draws.family)
+    exact = _host_kernels().cost_ns(whole.problem, whole.theta, shared, whole.draws.family)
     sampled = _SAMPLED_NS[whole.problem.oracle] * (whole.theta.itemsize / 4)
     return exact < sampled * num_samples

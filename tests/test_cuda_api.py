@@ -95,6 +95,25 @@ def test_estimates_carry_the_same_errors(cupy, oracle):
         assert actual.num_samples == expected.num_samples
 
 
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("oracle", ORACLES[:3], ids=str)
+def test_exact_expectations(cupy, oracle, noise):
+    theta, v = scores(oracle)
+    on_device, v_on_device = cupy.asarray(theta), cupy.asarray(v)
+    layer = dpo.Perturbed(oracle, noise, method="exact")
+    for of in ("value", "max", "jacobian"):
+        actual, expected = (layer.estimate(x, of=of) for x in (on_device, theta))
+        equal(actual.mean, np.asarray(expected.mean))
+        assert (actual.standard_error.get() < 1e-4).all() and actual.num_samples == 0
+    for method in ("vjp", "jvp", "vjp_epsilon"):
+        expected = np.asarray(getattr(layer, method)(theta, v))
+        equal(getattr(layer, method)(on_device, v_on_device), expected)
+    second = layer.second_order_product(on_device, v_on_device, on_device)
+    equal(second, layer.second_order_product(theta, v, theta))
+    target = layer(theta[::-1].copy())
+    equal(layer.loss(on_device, cupy.asarray(target)), np.asarray(layer.loss(theta, target)))
+
+
 def test_temperatures_multiplicative_noise_and_doubles(cupy):
     theta, v = scores(dpo.Argmax(), dtype=np.float64)
     for epsilon in (np.array([0.5, 2.0]), np.full((2, 6), 0.7), np.float64(0.4)):
@@ -145,8 +164,6 @@ def test_bad_input_gets_the_cpus_errors(cupy):
         layer.vjp(cupy.asarray(np.zeros((2, 3))), np.zeros((2, 3)), seed=0)
     with pytest.raises(ValueError, match="y_true must be one-hot"):
         layer.loss(cupy.asarray(np.zeros((2, 3))), cupy.asarray(np.ones((2, 3))), seed=0)
-    with pytest.raises(NotImplementedError, match="method='exact' is not available on CUDA"):
-        dpo.Perturbed(method="exact")(cupy.asarray(np.zeros((2, 3))))
     assert layer(cupy.asarray(np.empty((0, 3))), seed=0).shape == (0, 3)
 
 

@@ -1,23 +1,27 @@
 """Every barrier of the CUDA kernels is needed, and the simulator sees when one is missing.
 
-The sources are copied without one ``__syncthreads();`` at a time: a launch that runs through there
-must then be reported as a race, or as a read of what nobody has written.
+The sources are copied without one ``__syncthreads();`` or ``__syncwarp();`` at a time: a launch
+that runs through there must then be reported as a race, or as a read of what nobody has written.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 import simt
 from dpo.kernels.codes import MAXIMUM, VALUE, VJP, Problem
+from dpo.kernels.cuda import exact_launch
 from dpo.kernels.cuda import launch as cuda
+from dpo.kernels.exact.codes import JACOBIAN, SECOND
+from dpo.kernels.noise import NORMAL
 from helpers import draws, grid, temperatures
 
-BARRIER = "__syncthreads();"
+BARRIER = re.compile(r"__sync(threads|warp)\(\);")
 SOURCES = sorted(p for p in simt.KERNELS.iterdir() if p.suffix in (".cu", ".cuh"))
-BARRIERS = [(p.name, k) for p in SOURCES for k in range(p.read_text().count(BARRIER))]
+BARRIERS = [(p.name, k) for p in SOURCES for k in range(len(BARRIER.findall(p.read_text())))]
 
 LAUNCHES = {
     "one thread a sample": (Problem(), 40, "gumbel", cuda.Plan(64, 1)),
@@ -29,10 +33,14 @@ LAUNCHES = {
     "sorted ranks": (Problem("ranks"), 130, "normal", cuda.Plan(64, 1)),
     "paths": (grid(12, 12, 8, 2), 144, "normal", cuda.Plan(64, 1)),
 }
+EXACT = {"exact argmax": Problem(), "exact top-3": Problem("topk", (3,))}
 
 
 def run(folder, name):
-    """Counts, values and weights on 64 threads or more."""
+    """Counts, values and weights, or exact expectations, on 64 threads or more."""
+    if name in EXACT:
+        run_exact(folder, name)
+        return
     problem, d, family, plan = LAUNCHES[name]
     theta = np.random.default_rng(0).uniform(0.5, 2, (2, d)).astype(np.float32)
     arguments = problem, theta, temperatures(theta, 0.5), draws(family, 70)
@@ -41,26 +49,38 @@ def run(folder, name):
         cuda.launch(*arguments, operation, **given)
 
 
+def run_exact(folder, name):
+    """Derivatives of rows of more than one chunk, with a score that is out of the race."""
+    theta = np.random.default_rng(0).standard_normal((2, 70)).astype(np.float32)
+    theta[:, 0] = -np.inf
+    arguments = EXACT[name], theta, temperatures(theta, np.full(70, 0.5)), NORMAL
+    given = dict(v=theta, w=theta, threads=64, device=simt.Simulator(folder=folder))
+    for operation in (SECOND, JACOBIAN) if name == "exact argmax" else (SECOND,):
+        exact_launch.launch(*arguments, operation, **given)
+
+
 @pytest.mark.parametrize("file, k", BARRIERS)
 def test_a_missing_barrier_is_seen(tmp_path, file, k):
     for source in SOURCES:
         shutil.copy(source, tmp_path)
-    pieces = (tmp_path / file).read_text().split(BARRIER)
-    without = BARRIER.join(pieces[: k + 1]) + ";" + BARRIER.join(pieces[k + 1 :])
-    (tmp_path / file).write_text(without)
+    text = (tmp_path / file).read_text()
+    begin, end = list(BARRIER.finditer(text))[k].span()
+    (tmp_path / file).write_text(text[:begin] + ";" + text[end:])
     if file.endswith(".cuh"):
-        names = list(LAUNCHES)
+        names = [*EXACT, *LAUNCHES]
     else:
         names = {
             "topk": ["top-2", "top-20"],
             "ranks": ["sorted ranks"],
             "grid_path": ["paths"],
+            "exact_argmax": ["exact argmax"],
+            "exact_topk": ["exact top-3"],
         }.get(file.removesuffix(".cu"), ["one thread a sample", "several warps a sample"])
     with pytest.raises(simt.SimtError, match=r"race|nobody has written"):
         for name in names:
             run(tmp_path, name)
 
 
-@pytest.mark.parametrize("name", LAUNCHES)
+@pytest.mark.parametrize("name", [*LAUNCHES, *EXACT])
 def test_none_is_missing(name):
     run(simt.KERNELS, name)

@@ -57,6 +57,38 @@ LARGEST = [
 ]
 """What needs the most shared memory."""
 
+_LAWS = [f"{real}, {family}" for real in ("float", "double") for family in range(3)]
+EXACT_REGISTERS = {
+    "exact_argmax.cu": {
+        "locate_winners<double>": 64,
+        "exact_argmax<double, GUMBEL, MOMENTS>": 112,
+        **{f"exact_argmax<{law}, SECOND>": 112 for law in _LAWS},
+        **{f"exact_argmax_jacobian<{law}>": 160 for law in _LAWS[3:]},
+    },
+    "exact_ranks.cu": {
+        **{f"exact_ranks_pairs<{law}, SECOND>": 64 for law in _LAWS},
+        **{f"exact_ranks_nodes<{law}, SECOND>": 96 for law in _LAWS},
+    },
+    "exact_topk.cu": {
+        "settle": 96,
+        **{f"exact_topk<{family}, {parts}>": 160 for family in range(3) for parts in (1, 4)},
+    },
+}
+"""Likewise, of exact expectations."""
+
+
+@pytest.mark.parametrize("file", EXACT_REGISTERS)
+@pytest.mark.parametrize("architecture", offline.ARCHITECTURES)
+def test_nothing_is_spilled_by_exact_expectations(architecture, file):
+    bounds = EXACT_REGISTERS[file]
+    compiled = {
+        k.name: k for k in offline.compile_kernels(file, list(bounds), architecture).kernels
+    }
+    for name, bound in bounds.items():
+        assert compiled[name].spilled == 0, compiled[name]
+        assert compiled[name].registers <= bound, compiled[name]
+        assert compiled[name].shared < 16 * 1024
+
 
 @pytest.mark.parametrize("file", REGISTERS)
 @pytest.mark.parametrize("architecture", offline.ARCHITECTURES)
@@ -139,5 +171,6 @@ def test_sources_are_installed():
 
 
 def test_importing_the_launch_code_imports_no_cupy():
-    code = "import sys, dpo, dpo.kernels.cuda.launch; assert 'cupy' not in sys.modules"
+    modules = "sys, dpo, dpo.kernels.cuda.launch, dpo.kernels.cuda.exact_launch"
+    code = f"import {modules}; assert 'cupy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -46,7 +46,8 @@ pytestmark = pytest.mark.skipif(
 EVERY_KERNEL = """
 import numpy as np, simt
 from dpo.kernels.codes import *
-from dpo.kernels.cuda import launch
+from dpo.kernels.cuda import exact_launch, launch
+from dpo.kernels.exact import codes as exact
 device, rng = simt.Simulator(sanitize=True), np.random.default_rng(0)
 bits = int(np.float64(0).view(np.int64))
 for dtype, family, design in [(np.float32, 0, INDEPENDENT), (np.float64, 1, ANTITHETIC)]:
@@ -62,6 +63,18 @@ for dtype, family, design in [(np.float32, 0, INDEPENDENT), (np.float64, 1, ANTI
             launch.launch(
                 problem, theta, epsilon, draws, operation, direction=theta, mean=theta,
                 squares=True, device=device,
+            )
+    wide = dtype == np.float64
+    temperatures = np.geomspace(0.3, 2, 70).reshape(2, 35) if wide else epsilon
+    for problem, operations in [
+        (Problem(), (exact.SECOND, exact.JACOBIAN)),
+        (Problem("topk", (9,)), (exact.SECOND,)),
+        (Problem("ranks"), (exact.SECOND,)),
+    ]:
+        for operation in operations:
+            exact_launch.launch(
+                problem, theta, temperatures.astype(dtype), 2 * wide, operation, v=theta, w=theta,
+                device=device,
             )
 print("silent", len(device.launches))
 """

@@ -54,7 +54,7 @@ def settle_infinite(theta, k, y, z, mean, where):
             where[n] = i
             n += 1
     if n > room:
-        return n, room
+        return (n, room) if room > 0 else (0, 0)
     for j in range(n):
         y[where[j]], z[where[j]] = 1.0, mean
     room -= n

@@ -99,10 +99,16 @@ def module(device: Device) -> types.ModuleType:
     fake.asarray = lambda x, dtype=None: ndarray(np.array(getattr(x, "memory", x), dtype))
     fake.from_dlpack = lambda x: ndarray(np.from_dlpack(x))
     fake.empty = lambda shape, dtype=float: ndarray(device.simulator.xp.empty(shape, dtype))
-    for name in ("zeros", "full", "arange", "ascontiguousarray"):
-        function = getattr(np, name)
-        setattr(fake, name, lambda *a, _f=function, **p: _call(_f, *a, **p))
+    fake.__getattr__ = _function
     return fake
+
+
+def _function(name: str) -> Any:
+    """NumPy's of that name, for these arrays."""
+    function = getattr(np, name)
+    if not callable(function) or isinstance(function, type):
+        return function
+    return lambda *args, **parameters: _call(function, *args, **parameters)
 
 
 class Device:

@@ -101,6 +101,8 @@ inline T max(T a, T b) {
 inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline double sqrt(double x) { return __builtin_sqrt(x); }
+inline double ceil(double x) { return __builtin_ceil(x); }
+inline double floor(double x) { return __builtin_floor(x); }
 inline float fmaxf(float a, float b) { return __builtin_fmaxf(a, b); }
 
 // The special-function units are not simulated to the bit.
