@@ -12,7 +12,7 @@ One primitive, ``perturbed``, whose operands are the scores, the seed and arrays
 
 The transpose of ``product`` is ``adjoint``, on the samples that the value saw: forward and reverse
 mode are the same numbers. Outside ``jit`` the primitive calls the layer on concrete arrays; inside,
-through ``jax.pure_callback``, on the CPU, where it runs NumPy and never JAX.
+through a callback on the CPU, which runs NumPy and never JAX.
 
 ``vmap`` maps: each instance is what the call of it alone gives, with the noise of its own rows
 (numbered from 0) and of its seed. Under one seed instances therefore share their noise; map over
@@ -179,18 +179,39 @@ def _shapes(theta, seeds, *arrays, spec: Spec):
     return [jax.core.ShapedArray(*result) for result in results]
 
 
-def _compiled(theta, seeds, *arrays, spec: Spec):
-    """The operation inside a compiled program."""
-    results = [
-        jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-        for aval in _shapes(theta, seeds, *arrays, spec=spec)
-    ]
-
+def _callback(spec: Spec, results):
     def call(*operands):
         outputs = _run(*map(np.asarray, operands), spec=spec)
-        return [np.asarray(x, like.dtype) for x, like in zip(outputs, results, strict=True)]
+        return tuple(np.asarray(x, r.dtype) for x, r in zip(outputs, results, strict=True))
 
-    return jax.pure_callback(call, results, theta, seeds, *arrays)
+    return call
+
+
+def _over_devices(*operands, spec: Spec):
+    shapes = [jax.ShapeDtypeStruct(r.shape, r.dtype) for r in _shapes(*operands, spec=spec)]
+    return jax.pure_callback(_callback(spec, shapes), shapes, *operands)
+
+
+def _compiled(context, *operands, spec: Spec):
+    """The operation inside a compiled program.
+
+    This is ``jax.pure_callback`` without its copies of the operands to JAX arrays: where XLA has
+    one thread, those wait for the very thread that waits for the callback.
+    """
+    if getattr(context.module_context.axis_context, "num_devices", 0) != 1:
+        over_devices = mlir.lower_fun(_over_devices, multiple_results=True)
+        return over_devices(context, *operands, spec=spec)
+    results, _, _ = mlir.emit_python_callback(
+        context,
+        _callback(spec, context.avals_out),
+        None,
+        list(operands),
+        context.avals_in,
+        context.avals_out,
+        has_side_effect=False,
+        returns_token=False,
+    )
+    return results
 
 
 def _elsewhere(context, *operands, spec: Spec):
@@ -307,9 +328,7 @@ def _transpose(cotangents, theta, seeds, *arrays, spec: Spec):
 
 perturbed_p.def_impl(_impl)
 mlir.register_lowering(perturbed_p, _elsewhere)
-mlir.register_lowering(
-    perturbed_p, mlir.lower_fun(_compiled, multiple_results=True), platform="cpu"
-)
+mlir.register_lowering(perturbed_p, _compiled, platform="cpu")
 batching.primitive_batchers[perturbed_p] = _map
 ad.primitive_jvps[perturbed_p] = _jvp
 ad.primitive_transposes[perturbed_p] = _transpose
