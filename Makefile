@@ -35,7 +35,7 @@ report: $(VENV)/.report  ## run the validation suite and write report/index.html
 
 test: $(VENV)/.dev  ## run the test-suite (about 4 minutes)
 	@echo "[test] running the tests; the first run also compiles the kernels"
-	@$(BIN)/python -m pytest -q tests
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	@$(BIN)/ruff check .
