@@ -29,11 +29,11 @@ $(VENV)/.dev: $(VENV)/.report requirements-dev.txt
 	@$(BIN)/python -m pip install -qq --requirement requirements-dev.txt
 	@touch $@
 
-report: $(VENV)/.report  ## run the validation suite and write report/index.html (about 2 minutes, half the second time)
+report: $(VENV)/.report  ## run the validation suite and write report/index.html (about 3 minutes, half the second time)
 	@echo "[report] running the validation suite"
 	@$(BIN)/python -m dpo.validation --out $(REPORT)
 
-test: $(VENV)/.dev  ## run the test-suite (about 4 minutes)
+test: $(VENV)/.dev  ## run the test-suite (about 7 minutes)
 	@echo "[test] running the tests; the first run also compiles the kernels"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
