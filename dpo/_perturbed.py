@@ -449,7 +449,7 @@ class Perturbed:
 
 @ft.cache
 def _dual():
-    """Imported on first use: it imports the exact kernels."""
+    """Imported on first use: it imports SciPy."""
     from . import _dual
 
     return _dual

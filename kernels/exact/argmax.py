@@ -48,6 +48,7 @@ from ..cpu.simd import (
 from ..cpu.sums import real
 from .codes import JACOBIAN, MOMENTS, PRODUCT, SCALE, SECOND
 from .laws import exp, hazard, hazard_bend, hazard_slope
+from .nodes import ceil_log2
 
 CHUNK = 64
 PADDING = 4  # coordinates of no weight, so that groups of four need no care
@@ -82,10 +83,7 @@ def gather(theta, epsilon, rules, x, a, where):
         if location + most * scale > bottom:
             x[n], a[n], where[n] = location, 1.0 / scale, i
             n += 1
-    which = 0
-    while 1 << which < n:
-        which += 1
-    step, reach = rules[which, 0], rules[which, 2]
+    step, _, reach = rules[ceil_log2(n)]
     for j in range(n):
         first = max(first, x[j] + reach / a[j])
     first = step * math.ceil(first / step)

@@ -24,13 +24,14 @@ from .. import noise64
 from ..bits import fma, select
 from ..cpu._jit import jitable, register_formulas
 from ..noise import GUMBEL, NORMAL
-from . import tails32, tails64
+from . import nodes, tails32, tails64
 
 _SQRT_2, _SQRT_HALF = float(np.sqrt(2)), float(np.sqrt(0.5))
 _SQRT_HALF_OVER_PI = float(1 / np.sqrt(2 * np.pi))
 
 register_formulas(tails32)
 register_formulas(tails64)
+jitable(nodes.ceil_log2)
 
 
 def exp(x):

@@ -45,6 +45,7 @@ def default_tolerance(dtype: np.dtype) -> float:
     return 2e-14 if dtype == np.float64 else 2e-7
 
 
+@ft.lru_cache(maxsize=1024)
 def rules(
     family: int, n: int, tolerance: float, order: int = 0, k: int = 1, mirrored: bool = False
 ) -> np.ndarray:
@@ -53,14 +54,18 @@ def rules(
     ``order`` is that of the derivative that is integrated: its error is larger by that power of
     the frequency.
     """
+    log2_k = ceil_log2(k)
     return np.array(
-        [rule(family, j, _log2(k), tolerance, order, mirrored) for j in range(_log2(n) + 1)]
+        [rule(family, j, log2_k, tolerance, order, mirrored) for j in range(ceil_log2(n) + 1)]
     )
 
 
-def _log2(n: int) -> int:
-    """Upwards."""
-    return max(0, int(n) - 1).bit_length()
+def ceil_log2(n):
+    """Which rule is that of ``n`` variables; plain enough for Numba, too."""
+    power = 0
+    while 1 << power < n:
+        power += 1
+    return power
 
 
 class _Mirrored(NamedTuple):

@@ -35,6 +35,7 @@ from ..cpu._jit import jitable, kernel
 from ..cpu.simd import LANES, broadcast, lane_indices, load, store, tree_sum
 from .codes import MOMENTS, PRODUCT, SCALE, SECOND
 from .laws import density, score
+from .nodes import ceil_log2
 
 # ------------------------------------------------------------------------- what is settled at once
 
@@ -261,10 +262,7 @@ def integrate(operation, n, step, a, where, v, w, u, f, slope, bend, chances, y,
 def judge(operation, family, mean, k, n, x, a, where, bottom, top, rules, v, w, y, z):
     """The n uncertain coordinates, of which k are in; what decides lies in ``bottom .. top``."""
     sign = 1.0 if 2 * k <= n else -1.0  # of X, or of -X: the n - k smallest
-    which = 0
-    while 1 << which < n:
-        which += 1
-    step, _, high = rules[0 if sign > 0 else 1, which]
+    step, _, high = rules[0 if sign > 0 else 1, ceil_log2(n)]
     if sign < 0:
         k = n - k
         x[:n] = -x[:n]
