@@ -202,11 +202,6 @@ def _from_torch(x, name):
         raise NotImplementedError(
             f"{name} is on {x.device}: kernels are for the CPU and CUDA, pass {name}.cpu()"
         )
-    if torch._C._functorch.is_functorch_wrapped_tensor(x):
-        raise NotImplementedError(
-            f"{name} is inside a torch.func transform (grad, vmap, ...), which dpo does not "
-            "support yet; use backward(), or .vjp, .jvp and .jacobian"
-        )
     dtype = x.dtype
     compute = compute_dtype(str(dtype).removeprefix("torch."), name, f"{name}.float()")
     view = x.detach()

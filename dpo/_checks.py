@@ -25,8 +25,9 @@ def as_epsilon(epsilon):
     """
     if getattr(epsilon, "shape", ()) != () or getattr(epsilon, "requires_grad", False):
         return epsilon
-    if is_traced(epsilon):
-        return epsilon  # a call says what it cannot do
+    torch = sys.modules.get("torch")
+    if is_traced(epsilon) or (torch is not None and isinstance(epsilon, torch.Tensor)):
+        return epsilon  # derivatives may be taken in it, whatever it says of itself
     if isinstance(epsilon, (list, tuple)):
         epsilon = np.asarray(epsilon, np.float64)
         check_temperatures(epsilon)
@@ -36,25 +37,28 @@ def as_epsilon(epsilon):
     ):
         raise TypeError(f"epsilon must be a positive number or an array of them, got {epsilon!r}")
     value = float(epsilon)
-    check_temperatures(np.asarray(value))
+    check_temperature(value)
     return value
 
 
+def check_temperature(value: float) -> None:
+    """A temperature must be positive, finite, and leave room for its reciprocal."""
+    if not (value > 0 and value != float("inf")):
+        raise ValueError(
+            f"epsilon must be positive and finite, got {value!r}; for no perturbation call the "
+            "solver itself"
+        )
+    if not 1e-30 <= value <= 1e30:
+        raise ValueError(f"epsilon must lie in [1e-30, 1e30], got {value!r}; rescale theta")
+
+
 def check_temperatures(epsilon: np.ndarray) -> None:
-    """Temperatures must be positive, finite, and leave room for their reciprocals."""
+    """Likewise of every entry of an array."""
     if epsilon.dtype.kind not in "fiu":
         raise TypeError(f"epsilon must be positive numbers, got an array of {epsilon.dtype}")
-    bad = ~(np.isfinite(epsilon) & (epsilon > 0))
+    bad = ~((epsilon >= 1e-30) & (epsilon <= 1e30))
     if bad.any():
-        raise ValueError(
-            f"epsilon must be positive and finite, got {float(epsilon[bad][0])!r}; for no "
-            "perturbation call the solver itself"
-        )
-    bad = (epsilon < 1e-30) | (epsilon > 1e30)
-    if bad.any():
-        raise ValueError(
-            f"epsilon must lie in [1e-30, 1e30], got {float(epsilon[bad][0])!r}; rescale theta"
-        )
+        check_temperature(float(epsilon[bad][0]))
 
 
 @dataclass(frozen=True)

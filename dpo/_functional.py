@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from ._arrays import kind_of
 from ._oracles import Argmax, Oracle, Ranks, ShortestPath, TopK
 from ._perturbed import Perturbed
 
-_ARGMAX, _RANKS = Argmax(), Ranks()
+
+def _call(name: str, oracle: Oracle | type[Oracle], options: tuple, fields: dict, *args, **named):
+    """A method of a layer made for one call; ``torch.compile`` makes the layer once, by itself."""
+    if kind_of(args[0]) == "torch":
+        from . import _torch
+
+        if _torch.is_transformed():
+            return _torch.made(name, oracle, options, fields, *args, **named)
+    layer = Perturbed(oracle(*options) if isinstance(oracle, type) else oracle, **fields)
+    return getattr(layer, name)(*args, **named)
 
 
 def perturbed_argmax(theta, *, seed=None, **parameters):
@@ -18,7 +28,7 @@ def perturbed_argmax(theta, *, seed=None, **parameters):
     >>> dpo.perturbed_argmax(theta, epsilon=0.5, noise="logistic", num_samples=1000, seed=0).shape
     (2, 2)
     """
-    return Perturbed(_ARGMAX, **parameters)(theta, seed=seed)
+    return _call("__call__", Argmax, (), parameters, theta, seed=seed)
 
 
 def perturbed_topk(theta, k: int, *, seed=None, **parameters):
@@ -28,7 +38,7 @@ def perturbed_topk(theta, k: int, *, seed=None, **parameters):
     >>> dpo.perturbed_topk([0.1, 1.2, 0.9, -2.0], k=2, epsilon=0.01, seed=0)
     array([0., 1., 1., 0.])
     """
-    return Perturbed(TopK(k), **parameters)(theta, seed=seed)
+    return _call("__call__", TopK, (k,), parameters, theta, seed=seed)
 
 
 def perturbed_ranks(theta, *, seed=None, **parameters):
@@ -38,7 +48,7 @@ def perturbed_ranks(theta, *, seed=None, **parameters):
     >>> dpo.perturbed_ranks([0.1, 1.2, 0.9, -2.0], epsilon=0.01, seed=0)
     array([2., 4., 3., 1.])
     """
-    return Perturbed(_RANKS, **parameters)(theta, seed=seed)
+    return _call("__call__", Ranks, (), parameters, theta, seed=seed)
 
 
 def perturbed_shortest_path(
@@ -58,16 +68,17 @@ def perturbed_shortest_path(
     array([[1., 1.],
            [0., 1.]])
     """
-    oracle = ShortestPath(neighbors, source, target, min_cost)
-    return Perturbed(oracle, **parameters)(costs, seed=seed)
+    options = (neighbors, source, target, min_cost)
+    return _call("__call__", ShortestPath, options, parameters, costs, seed=seed)
 
 
 def fenchel_young_loss(
-    theta, y_true, *, oracle: Oracle = _ARGMAX, seed=None, normalize=True, **parameters
+    theta, y_true, *, oracle: Oracle | None = None, seed=None, normalize=True, **parameters
 ):
-    """The Fenchel-Young loss of each instance; see ``Perturbed.loss``.
+    """The Fenchel-Young loss of each instance, of the argmax by default; see ``Perturbed.loss``.
 
     Its gradient in ``theta`` is the perturbed optimum minus ``y_true``, exactly, with the same seed
     (and the other way around where scores are costs).
     """
-    return Perturbed(oracle, **parameters).loss(theta, y_true, seed=seed, normalize=normalize)
+    named = {"seed": seed, "normalize": normalize}
+    return _call("loss", oracle or Argmax, (), parameters, theta, y_true, **named)

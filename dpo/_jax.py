@@ -38,7 +38,7 @@ from ._checks import is_traced
 from ._designs import designed
 from ._estimate import Estimate
 from ._losses import fenchel_young
-from ._seeds import Repeated, as_seed
+from ._seeds import Place, as_seed
 
 if TYPE_CHECKING:
     from ._perturbed import Perturbed
@@ -60,7 +60,7 @@ class Spec(NamedTuple):
 
 def _sampled(layer, theta, seed, of: str):
     """The call on the samples that ``of`` sees, whatever they are used for."""
-    return layer._prepare(theta, seed, of)[0]
+    return layer._prepare(theta, seed if isinstance(seed, Place) else Place(seed), of)[0]
 
 
 def _linear(spec: Spec, layer, theta, seed, *directions):
@@ -123,7 +123,8 @@ def _run(theta, seeds, *arrays, spec: Spec):
     words = seeds.reshape(int(np.prod(calls)), *seeds.shape[mapped:])
     if len(words) == 0 or (words == words[0]).all():
         rows = int(np.prod(_batch(layer, theta)[mapped:]))
-        shared = Repeated(words[0] if len(words) else 0, np.tile(np.arange(rows), len(words)))
+        numbers = np.tile(np.arange(rows), len(words))
+        shared = Place(words[0] if len(words) else 0, rows=numbers)
         return operation(theta, shared, *arrays)
     results = [
         _run(theta[i][None], words[k][None], *(x[i][None] for x in arrays), spec=spec)
@@ -343,6 +344,9 @@ def call(name: str, layer: Perturbed, theta: Any, *args: Any, **parameters: Any)
     bound.apply_defaults()
     _, theta, *given = bound.arguments.values()
     named = dict(zip(list(bound.arguments)[2:], given, strict=True))
+    for offset in ("row_offset", "sample_offset"):
+        if named.pop(offset) != 0:
+            raise NotImplementedError(f"{offset} is not available inside JAX transformations")
     if name == "samples":
         raise NotImplementedError(
             "samples is not available inside JAX transformations; call it on concrete arrays"
@@ -413,7 +417,7 @@ def _checked(layer: Perturbed, shape: tuple[int, ...], dtype: np.dtype) -> Facts
     """Raise what a call with such scores would, before it is compiled."""
     compute = compute_dtype(dtype.name, "theta", "theta.astype('float32')")
     scores = as_scores(np.zeros(shape, compute), "theta", layer.oracle.event_ndim)
-    whole = layer._whole(scores, 0)
+    whole = layer._whole(scores, Place(0))
     exact = layer._is_exact(whole)
     if isinstance(layer.num_samples, int) and not exact:
         designed(whole, layer.num_samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools as ft
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from ._exact import Expectation, pays, refusal
 from ._losses import check_targets, fenchel_young
 from ._noise import Gumbel, Logistic, Noise, Normal, as_noise
 from ._oracles import Argmax, Oracle, as_oracle
-from ._seeds import Repeated, as_seed
+from ._seeds import Place, as_place, as_seed
 from .kernels.codes import ANTITHETIC, INDEPENDENT, SOBOL, Draws
 
 _FAMILY_CODES: dict[type, int] = {Normal: 0, Gumbel: 1, Logistic: 2}
@@ -33,7 +34,11 @@ _DESIGNS = {"loo": INDEPENDENT, "none": INDEPENDENT, "antithetic": ANTITHETIC, "
 
 
 def _public(method):
-    """A method on scores of any kind; ``torch.compile`` runs it eagerly, between two graphs."""
+    """A method on scores of any kind, told ``seed``, ``row_offset`` and ``sample_offset`` in one.
+
+    Traced by JAX, by ``torch.compile`` or by a ``torch.func`` transform, it becomes an operation of
+    that program.
+    """
 
     @ft.wraps(method)
     def call(self, theta, *args, **parameters):
@@ -45,7 +50,13 @@ def _public(method):
         if kind == "torch":
             from . import _torch
 
-            return _torch.eagerly(method, self, theta, *args, **parameters)
+            if _torch.is_transformed():
+                return _torch.transformed(method.__name__, self, theta, *args, **parameters)
+        parameters["seed"] = as_place(
+            parameters.get("seed"),
+            parameters.pop("row_offset", 0),
+            parameters.pop("sample_offset", 0),
+        )
         if kind == "numpy":
             return method(self, theta, *args, **parameters)
         with launching_on(theta, kind):
@@ -75,9 +86,7 @@ class Call(NamedTuple):
         result = self.result(values, shape)
         if self.scores.kind != "torch":
             return result
-        from . import _torch
-
-        return _torch.constant(self, result)
+        return _torch().constant(self, result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +103,9 @@ class Perturbed:
     Every method takes ``seed``: an int, two uint32 words, a ``torch.Generator`` or a JAX key. The
     same seed gives the same noise in every method, so ``layer.vjp`` is the derivative that
     ``backward()`` computes. ``None`` draws a fresh seed from the framework's global generator;
-    JAX has none, so there it is an error.
+    JAX has none, so there it is an error. ``row_offset`` and ``sample_offset`` are what the first
+    row and the first sample are called in the noise: under one seed, rows 64 .. 127 of a batch,
+    called alone with ``row_offset=64``, see the noise that they see in the whole batch.
 
     Parameters
     ----------
@@ -148,7 +159,7 @@ class Perturbed:
     """
 
     oracle: Oracle = Argmax()
-    noise: Noise | str = Normal()
+    noise: Noise | str = "normal"
     epsilon: Any = 0.5
     num_samples: int | Adaptive = 1000
     method: str = "mc"
@@ -192,6 +203,12 @@ class Perturbed:
                     f"num_samples=dpo.Adaptive({self.tolerance!r})"
                 )
 
+    def _at(self, epsilon) -> Perturbed:
+        """The layer at another temperature, which every call checks."""
+        layer = copy.copy(self)
+        object.__setattr__(layer, "epsilon", epsilon)
+        return layer
+
     def _check_count(self, m: int) -> None:
         if self.variance_reduction == "antithetic" and m > 1 and m % 2:
             raise ValueError(
@@ -199,6 +216,17 @@ class Perturbed:
             )
         if self.variance_reduction == "qmc":
             randomisations(m)
+
+    def _check_sample_offset(self, offset: int) -> None:
+        if isinstance(self.num_samples, Adaptive) or self.variance_reduction == "qmc":
+            raise ValueError(
+                "sample_offset is for a fixed num_samples of independent samples or pairs: not for "
+                "dpo.Adaptive or variance_reduction='qmc', whose samples belong together"
+            )
+        if offset + self.num_samples > 2**32:
+            raise ValueError(f"sample_offset + num_samples must be at most 2**32, got {offset}")
+        if self.variance_reduction == "antithetic" and offset % 2:
+            raise ValueError(f"sample_offset must be even for antithetic pairs, got {offset}")
 
     def _key(self) -> tuple:
         """What two equal layers share; an array of temperatures is itself and nothing else."""
@@ -214,7 +242,7 @@ class Perturbed:
     # ------------------------------------------------------------------------------ public calls
 
     @_public
-    def __call__(self, theta, *, seed=None):
+    def __call__(self, theta, *, seed=None, row_offset=0, sample_offset=0):
         """The perturbed optimum ``ybar = (1 / M) sum_m y*(theta + eps z_m)``, of theta's shape.
 
         Unbiased for ``y_eps(theta)``. For the argmax a row is a distribution over its coordinates,
@@ -223,14 +251,12 @@ class Perturbed:
         """
         call, known = self._prepare(theta, seed, "value")
         if call.scores.kind == "torch":
-            from . import _torch
-
-            return _torch.perturbed_value(call)
+            return _torch().perturbed_value(call)
         mean = call.sampler.forward().mean if known is None else known[0]
         return call.result(mean, call.scores.shape)
 
     @_public
-    def max(self, theta, *, seed=None):
+    def max(self, theta, *, seed=None, row_offset=0, sample_offset=0):
         """``Fbar = (1 / M) sum_m <y_m, theta + eps z_m>``, ``(...)``: unbiased for ``F_eps``.
 
         Its gradient is ``layer(theta)``, from the same samples. Where scores are costs, theta is
@@ -240,28 +266,26 @@ class Perturbed:
         """
         call, known = self._prepare(theta, seed, "max")
         if call.scores.kind == "torch":
-            from . import _torch
-
-            return _torch.perturbed_max(call)
+            return _torch().perturbed_max(call)
         value = call.sampler.maximum()[0] if known is None else known[0]
         return call.result(value, call.scores.batch)
 
     @_public
-    def vjp(self, theta, v, *, seed=None):
+    def vjp(self, theta, v, *, seed=None, row_offset=0, sample_offset=0):
         """The vector-Jacobian product ``v^T D y_eps(theta)``, of theta's shape; forms no ``J``."""
         call, known = self._prepare(theta, seed, "vjp", v)
         mean, _ = known or _estimate(call.sampler, "vjp", self._direction(call, "vjp", v), False)
         return call.constant(mean, call.scores.shape)
 
     @_public
-    def jvp(self, theta, t, *, seed=None):
+    def jvp(self, theta, t, *, seed=None, row_offset=0, sample_offset=0):
         """The Jacobian-vector product ``D y_eps(theta) t``, of theta's shape."""
         call, known = self._prepare(theta, seed, "jvp", t)
         mean, _ = known or _estimate(call.sampler, "jvp", self._direction(call, "jvp", t), False)
         return call.constant(mean, call.scores.shape)
 
     @_public
-    def jacobian(self, theta, *, seed=None):
+    def jacobian(self, theta, *, seed=None, row_offset=0, sample_offset=0):
         """The Jacobian ``J[..., i, k] = d y_eps(theta)_i / d theta_k``, ``(..., d, d)``.
 
         For grids, ``(..., H, W, H, W)``. Its expectation is symmetric (the Hessian of ``F_eps``)
@@ -272,7 +296,7 @@ class Perturbed:
         return call.constant(mean, _square(call.scores))
 
     @_public
-    def second_order_product(self, theta, v, w, *, seed=None):
+    def second_order_product(self, theta, v, w, *, seed=None, row_offset=0, sample_offset=0):
         """``D^2 y_eps(theta)[v, w]``, of theta's shape: how ``layer.vjp(theta, v)`` changes along
         ``w``; symmetric in ``v`` and ``w``. For ``method="exact"`` only."""
         call, _ = self._prepare(theta, seed, "value")
@@ -282,7 +306,7 @@ class Perturbed:
         return call.constant(call.sampler.second_order_product(*directions), call.scores.shape)
 
     @_public
-    def vjp_epsilon(self, theta, v, *, seed=None):
+    def vjp_epsilon(self, theta, v, *, seed=None, row_offset=0, sample_offset=0):
         """``v^T d y_eps / d epsilon``, in the shape of the batch or, for a temperature a
         coordinate, of theta: what torch's ``backward()`` hands to a learned ``epsilon``."""
         call, _ = self._prepare(theta, seed, "vjp", v)
@@ -292,7 +316,9 @@ class Perturbed:
         return call.constant(result, shape)
 
     @_public
-    def estimate(self, theta, *, of="value", direction=None, seed=None) -> Estimate:
+    def estimate(
+        self, theta, *, of="value", direction=None, seed=None, row_offset=0, sample_offset=0
+    ) -> Estimate:
         """An estimate with its standard error, from one pass over the same samples.
 
         ``of`` is ``"value"`` (the perturbed optimum), ``"max"``, ``"vjp"``, ``"jvp"`` or
@@ -320,7 +346,7 @@ class Perturbed:
         )
 
     @_public
-    def samples(self, theta, *, seed=None):
+    def samples(self, theta, *, seed=None, row_offset=0, sample_offset=0):
         """The individual solutions ``y*(theta + eps z_m)``, ``(num_samples, ...)`` and theta's."""
         if self.method == "exact":
             raise ValueError("samples needs method='mc': exact expectations draw none")
@@ -332,7 +358,7 @@ class Perturbed:
         return call.constant(solutions, (self.num_samples, *call.scores.shape))
 
     @_public
-    def loss(self, theta, y_true, *, seed=None, normalize=True):
+    def loss(self, theta, y_true, *, seed=None, normalize=True, row_offset=0, sample_offset=0):
         """The Fenchel-Young loss ``F_eps(theta) - <theta, y> + eps Omega(y)``, ``(...)``.
 
         Convex in ``theta``, with gradient ``layer(theta) - y_true``, value and gradient from the
@@ -354,9 +380,7 @@ class Perturbed:
         call, _ = self._prepare(theta, seed, "max")
         targets, constant, slope = self._targets(call, y_true, normalize)
         if call.scores.kind == "torch":
-            from . import _torch
-
-            return _torch.fenchel_young(call, targets, constant, slope)
+            return _torch().fenchel_young(call, targets, constant, slope)
         maximum = call.sampler.maximum()[0]
         value = fenchel_young(call.scores.rows, maximum, targets, call.whole.sign, constant)
         return call.result(value, call.scores.batch)
@@ -382,10 +406,10 @@ class Perturbed:
 
     # ------------------------------------------------------------------------------- preparation
 
-    def _prepare(self, theta, seed, of: str, direction=None) -> tuple[Call, Any]:
+    def _prepare(self, theta, place: Place, of: str, direction=None) -> tuple[Call, Any]:
         """The call, and the estimate of ``of`` where choosing the samples has made it already."""
         scores = as_scores(theta, "theta", self.oracle.event_ndim)
-        whole = self._whole(scores, seed)
+        whole = self._whole(scores, place)
         if of != "samples" and self._is_exact(whole):
             exact = Expectation(whole, self.tolerance)
             return Call(theta, self.epsilon, scores, whole, exact), None
@@ -394,22 +418,24 @@ class Perturbed:
             return Call(theta, self.epsilon, scores, whole, sampler), None
         return self._adapt(Call(theta, self.epsilon, scores, whole, whole), of, direction)
 
-    def _whole(self, scores: Scores, seed) -> Sampler:
+    def _whole(self, scores: Scores, place: Place) -> Sampler:
         """The problem, all rows, and one sample of each."""
         if self.precision == "fast" and is_host(scores.rows):
             raise ValueError("precision='fast' is for arrays on a GPU; on the CPU use 'portable'")
-        seed, row_ids = seed if isinstance(seed, Repeated) else (seed, None)
+        if place.sample_offset:
+            self._check_sample_offset(place.sample_offset)
         return Sampler(
             problem=self.oracle.problem(scores.shape),
             theta=scores.rows,
             epsilon=as_temperatures(self.epsilon, scores),
             draws=Draws(
                 family=_FAMILY_CODES[type(self.noise)],
-                seed=(0, 0) if self.method == "exact" else as_seed(seed, scores.kind),
+                seed=(0, 0) if self.method == "exact" else as_seed(place.seed, scores.kind),
                 num_samples=1,
                 design=_DESIGNS[self.variance_reduction],
                 multiplicative=self.perturbation == "multiplicative",
-                row_ids=row_ids,
+                row_ids=place.row_ids(len(scores.rows)),
+                sample_offset=place.sample_offset,
             ),
             centred=self.variance_reduction != "none",
             precision=self.precision,
@@ -445,6 +471,13 @@ class Perturbed:
         if direction is None:
             return None
         return as_companion(direction, "v" if of == "vjp" else "t", call.scores)
+
+
+@ft.cache
+def _torch():
+    from . import _torch
+
+    return _torch
 
 
 @ft.cache

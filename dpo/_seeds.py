@@ -14,12 +14,40 @@ Seed = tuple[int, int]
 _WORD = 2**32
 
 
-class Repeated(NamedTuple):
-    """One seed for several calls at once, each numbering its rows from 0."""
+class Place(NamedTuple):
+    """Where in the noise contract a call is: its seed, and what its rows and samples are called."""
 
-    seed: Any
-    rows: np.ndarray
-    """The number of every row in the call it belongs to."""
+    seed: Any = None
+    row_offset: int = 0
+    """The first row's number."""
+    sample_offset: int = 0
+    """The first sample's."""
+    rows: np.ndarray | None = None
+    """The number of every row, before the offset; 0, 1, ... by default."""
+
+    def row_ids(self, count: int) -> np.ndarray | None:
+        """Every row's number, where that is not its index."""
+        if self.rows is None and self.row_offset == 0:
+            return None
+        rows = np.arange(count) if self.rows is None else self.rows
+        return rows.astype(np.uint64) + np.uint64(self.row_offset)
+
+
+def as_place(seed: Any, row_offset: Any, sample_offset: Any) -> Place:
+    """A call's place, from what its user gave."""
+    if isinstance(seed, Place):
+        return seed
+    row, sample = _as_offset("row_offset", row_offset), _as_offset("sample_offset", sample_offset)
+    return Place(seed, row, sample)
+
+
+def _as_offset(name: str, value: Any) -> int:
+    """A row or a sample is one 32-bit word of the generator's counter."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if not 0 <= (number := operator.index(value)) < _WORD:
+        raise ValueError(f"{name} must be in 0 .. 2**32 - 1, got {number}")
+    return number
 
 
 def as_seed(seed, kind: str) -> Seed:

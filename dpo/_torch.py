@@ -32,7 +32,7 @@ def _epsilon(call: Call) -> torch.Tensor | None:
 _DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
 
-def _array(gradient: torch.Tensor, like):
+def to_array(gradient: torch.Tensor, like):
     """An incoming gradient as the kernels take it."""
     dense = gradient.detach().to(_DTYPES[like.dtype]).contiguous()
     return dense.numpy() if is_host(like) else namespace(like).from_dlpack(dense)
@@ -40,19 +40,23 @@ def _array(gradient: torch.Tensor, like):
 
 def _tensor(array) -> torch.Tensor:
     """An array of ours as a tensor."""
-    return torch.from_numpy(array) if is_host(array) else torch.from_dlpack(array)
+    if is_host(array):
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return torch.from_dlpack(array)
 
 
-def _as_epsilon(call: Call, gradient: np.ndarray) -> torch.Tensor:
+def from_rows(call: Call, values) -> torch.Tensor:
+    """Values of (rows, 1) or (rows, d) temperatures, in the shape of the batch or of theta."""
+    shape = call.scores.batch if values.shape[1] == 1 else call.scores.shape
+    return _tensor(values).reshape(shape)
+
+
+def as_epsilon(call: Call, gradient) -> torch.Tensor:
     """A gradient in (rows, 1) or (rows, d) temperatures, summed to the parameter's shape."""
-    epsilon = call.epsilon
-    shape = call.scores.shape
-    if gradient.shape[1] == 1:
-        event = len(shape) - len(call.scores.batch)
-        shape = (
-            call.scores.batch + (1,) * event if epsilon.ndim == len(shape) else call.scores.batch
-        )
-    return _tensor(gradient.reshape(shape)).sum_to_size(epsilon.shape).to(epsilon.dtype)
+    epsilon, result = call.epsilon, from_rows(call, gradient)
+    if result.dim() < epsilon.dim():
+        result = result.reshape(*result.shape, *(1,) * (epsilon.dim() - result.dim()))
+    return result.sum_to_size(epsilon.shape).to(epsilon.dtype)
 
 
 def _on_its_device(backward):
@@ -87,13 +91,13 @@ class _Value(torch.autograd.Function):
 def _value_vjp(ctx, gradient):
     call, kept = ctx.call, ctx.kept
     rows = call.scores.rows
-    v = _array(gradient, rows).reshape(rows.shape)
+    v = to_array(gradient, rows).reshape(rows.shape)
     product, result, slope = None, None, None
     if ctx.needs_input_grad[0]:
         product = call.sampler.vjp(v, kept)[0]
         result = call.result(product, call.scores.shape)
     if ctx.needs_input_grad[1]:
-        slope = _as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
+        slope = as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
     return result, slope, None
 
 
@@ -105,7 +109,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(theta, v)
         ctx.call = call
         rows = call.scores.rows
-        product = call.sampler.vjp(_array(v, rows).reshape(rows.shape))[0]
+        product = call.sampler.vjp(to_array(v, rows).reshape(rows.shape))[0]
         return call.result(product, call.scores.shape)
 
     @staticmethod
@@ -117,7 +121,7 @@ class _Product(torch.autograd.Function):
             product = _in_torch(_torch_exact().product, theta, None, call, v)
             slope = torch.autograd.grad(product, theta, gradient, create_graph=True)[0]
         else:
-            directions = (_array(x, rows).reshape(rows.shape) for x in (v, gradient))
+            directions = (to_array(x, rows).reshape(rows.shape) for x in (v, gradient))
             second = call.sampler.second_order_product(*directions)
             slope = call.result(second, call.scores.shape)
         return slope, _Product.apply(theta, gradient, call), None
@@ -220,8 +224,8 @@ def _envelope_epsilon(ctx, theta, epsilon, gradient):
     by_epsilon = call.sampler.epsilon_slope_of_maximum(maximum, mean)
     if offset is not None:
         by_epsilon = by_epsilon + beside(offset, by_epsilon)
-    rows = _array(gradient.double(), by_epsilon).reshape(-1, 1)
-    by_epsilon = _as_epsilon(call, rows * by_epsilon)
+    rows = to_array(gradient.double(), by_epsilon).reshape(-1, 1)
+    by_epsilon = as_epsilon(call, rows * by_epsilon)
     return _Constant.apply(epsilon, by_epsilon) if torch.is_grad_enabled() else by_epsilon
 
 
@@ -248,11 +252,28 @@ class _Constant(torch.autograd.Function):
         )
 
 
-@torch.compiler.disable(reason="dpo layers run between graphs; fullgraph=True is not available yet")
-def eagerly(method, layer, theta, *args, **parameters):
-    """Call a layer's ``method`` outside ``torch.compile``'s graphs, on the tensor's stream."""
-    with launching_on(theta, "torch"):
-        return method(layer, theta, *args, **parameters)
+def is_transformed() -> bool:
+    """Whether calls are being traced, or transformed by ``torch.func`` or forward-mode AD."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def transformed(name: str, layer, theta, *args, **parameters):
+    """``layer.name(theta, ...)`` as operators of torch's, see ``_torch_operators.py``."""
+    from . import _torch_operators
+
+    return _torch_operators.call(name, layer, theta, *args, **parameters)
+
+
+def made(name: str, oracle, options: tuple, fields: dict, theta, *args, **parameters):
+    """``Perturbed(oracle(*options), **fields).name(theta, ...)``, in the same way."""
+    from . import _torch_operators
+
+    return _torch_operators.call_made(name, oracle, options, fields, theta, *args, **parameters)
 
 
 def perturbed_value(call: Call) -> torch.Tensor:

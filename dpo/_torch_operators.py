@@ -1,0 +1,714 @@
+"""Layers inside torch.compile, torch.func and forward-mode AD: the operators ``torch.ops.dpo``.
+
+Eager calls under plain autograd do not come here (``_torch.py``, which keeps what a forward pass
+leaves behind); programs of torch do. An operator is a pure function of tensors, any of which may be
+traced, and of the name of a layer in a register:
+
+    operator            results                              reverse          forward
+    value               y = layer(theta)                     adjoint, in eps  product
+    maximum             F or the loss, and dF / dtheta       its results      its results, product
+    product             J t                                  adjoint, second  product, second
+    adjoint             v^T J                                product, second  adjoint, second
+    second              D^2 y [v, w], where exact
+    value_in_epsilon    v^T d y / d eps
+    maximum_in_epsilon  v^T d F / d eps
+    explicit            any other method
+
+Where no derivative is given there is an error. The seed is a tensor, together with what the first
+row and sample are called, so that one compiled program serves every step.
+
+``vmap`` maps: each instance is what the call of it alone gives, with the noise of its own rows and
+its seed. Instances of one seed are one launch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from operator import index
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._arrays import as_companion, kind_of
+from ._device import launching_on
+from ._estimate import Estimate
+from ._losses import fenchel_young
+from ._perturbed import Perturbed
+from ._seeds import Place, as_place, as_seed
+from ._torch import as_epsilon, from_rows, to_array
+
+_WORD = 2**32
+_LAYERS: dict[str, Perturbed] = {}
+
+
+@torch.compiler.assume_constant_result
+def _registered(*parts) -> str:
+    """The name by which operators find the layer of these field values, see ``_parts``."""
+    layer = Perturbed(*(x[0](*x[1]) if isinstance(x, tuple) else x for x in parts))
+    _LAYERS[repr(layer)] = layer
+    return repr(layer)
+
+
+@torch.compiler.assume_constant_result
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+def _parts(x: Any) -> Any:
+    """A field's value, as constants that a program compares; it would trace an integer.
+
+    A dataclass is its type and its own values.
+    """
+    if x is None or isinstance(x, (str, float, bool)):
+        return x
+    if isinstance(x, int):
+        return index(x)
+    if isinstance(x, tuple):
+        return tuple([_parts(y) for y in x])
+    return type(x), tuple([_parts(getattr(x, name)) for name in _field_names(type(x))])
+
+
+def _layer(name: str) -> Perturbed:
+    if name not in _LAYERS:
+        raise RuntimeError(
+            f"this program needs a layer that is not known in this process: call {name} once, "
+            "inside torch.func or torch.compile, before running it"
+        )
+    return _LAYERS[name]
+
+
+# -------------------------------------------------------------------- what operators do and return
+
+
+def _value(layer: Perturbed, theta, place: Place):
+    call, _ = layer._prepare(theta, place, "value")
+    return call.result(call.sampler.forward().mean, call.scores.shape)
+
+
+def _linear(method: str):
+    """A product of derivatives, on the samples that ``of`` sees, and vectors."""
+
+    def run(layer: Perturbed, theta, place: Place, *rest):
+        *directions, of = rest
+        call, _ = layer._prepare(theta, place, of)
+        arrays = [as_companion(x, "a tangent", call.scores) for x in directions]
+        result = getattr(call.sampler, method)(*arrays)
+        return call.result(result[0] if isinstance(result, tuple) else result, call.scores.shape)
+
+    return run
+
+
+def _second(layer: Perturbed, theta, place: Place, v, w, of: str):
+    call, _ = layer._prepare(theta, place, of)
+    if not hasattr(call.sampler, "second_order_product"):
+        raise NotImplementedError(
+            "the perturbed optimum cannot be differentiated twice by sampling; use method='exact'"
+        )
+    return _linear("second_order_product")(layer, theta, place, v, w, of)
+
+
+def _maximum(layer: Perturbed, theta, place: Place, y_true, normalize: bool):
+    """``F`` or the loss, its slope in theta, and that of its offset in every temperature."""
+    call, _ = layer._prepare(theta, place, "max")
+    scores = call.scores
+    value, _, mean = call.sampler.maximum()
+    slope = call.sampler.slope_of_maximum(mean)
+    offset_slope = np.zeros((1, 1))
+    if y_true is not None:
+        targets, offset, known = layer._targets(call, y_true, normalize)
+        value = fenchel_young(scores.rows, value, targets, call.whole.sign, offset)
+        slope = slope - call.whole.sign * targets
+        offset_slope = offset_slope if known is None else known
+    results = call.result(value, scores.batch), call.result(slope, scores.shape)
+    return *results, from_rows(call, np.broadcast_to(offset_slope, call.whole.epsilon.shape))
+
+
+def _value_in_epsilon(layer: Perturbed, theta, place: Place, v, product):
+    call, _ = layer._prepare(theta, place, "value")
+    v, product = (as_companion(x, "v", call.scores) for x in (v, product))
+    return as_epsilon(call, call.sampler.epsilon_vjp(v, product, None))
+
+
+def _maximum_in_epsilon(layer: Perturbed, theta, place: Place, v, offset_slope):
+    call, _ = layer._prepare(theta, place, "max")
+    maximum, _, mean = call.sampler.maximum()
+    slope = call.sampler.epsilon_slope_of_maximum(maximum, mean)
+    slope = slope + to_array(offset_slope, slope).reshape(slope.shape)
+    return as_epsilon(call, to_array(v, slope).reshape(-1, 1) * slope)
+
+
+def _explicit(layer: Perturbed, theta, place: Place, v, w, method: str, of: str):
+    """Result, standard error and number of samples; the last two are of ``estimate`` alone."""
+    if method == "estimate":
+        result = layer.estimate(theta, of=of, direction=v, seed=place)
+        batch = theta.shape[: theta.dim() - layer.oracle.event_ndim]
+        number = torch.as_tensor(result.num_samples).expand(batch)
+        return result.mean, result.standard_error, number.contiguous()
+    directions = [x for x in (v, w) if x is not None]
+    result = getattr(layer, method)(theta, *directions, seed=place)
+    return result, result.new_empty(0), torch.empty(0, dtype=torch.int64)
+
+
+def _like_theta(layer, theta, epsilon, *rest):
+    return theta.new_empty(theta.shape)
+
+
+def _like_epsilon(layer, theta, epsilon, *rest):
+    return epsilon.new_empty(epsilon.shape)
+
+
+def _batch(layer: Perturbed, theta) -> tuple:
+    return tuple(theta.shape[: theta.dim() - layer.oracle.event_ndim])
+
+
+def _temperatures(layer: Perturbed, theta, epsilon) -> tuple:
+    """The shape of a temperature a row, or a coordinate."""
+    event = layer.oracle.event_ndim
+    if (
+        epsilon is None
+        or epsilon.dim() < theta.dim()
+        or all(n == 1 for n in epsilon.shape[-event:])
+    ):
+        return _batch(layer, theta)
+    return tuple(theta.shape)
+
+
+def _maximum_shapes(layer, theta, epsilon, *rest):
+    by_epsilon = theta.new_empty(_temperatures(layer, theta, epsilon), dtype=torch.float64)
+    return theta.new_empty(_batch(layer, theta)), _like_theta(layer, theta, epsilon), by_epsilon
+
+
+def _explicit_shapes(layer, theta, epsilon, v, w, method: str, of: str):
+    batch = _batch(layer, theta)
+    shapes = {
+        "max": batch,
+        "jacobian": (*theta.shape, *theta.shape[len(batch) :]),
+        "vjp_epsilon": _temperatures(layer, theta, epsilon),
+    }
+    shape = shapes.get(of if method == "estimate" else method, tuple(theta.shape))
+    estimate = method == "estimate"
+    return (
+        theta.new_empty(shape),
+        theta.new_empty(shape if estimate else 0),
+        torch.empty(batch if estimate else 0, dtype=torch.int64),
+    )
+
+
+# ------------------------------------------------------------------------ derivatives of operators
+#
+# Inputs are (theta, epsilon or None, seed, *tensors, layer, axes, *options): ``axes`` is the number
+# of the scores' axes as the user's function sees them, those before being ``vmap``'s.
+
+
+class _Rule:
+    """An operator without derivatives; others override what they have."""
+
+    arrays = 0
+    """Tensors after the seed."""
+
+    @classmethod
+    def save(cls, ctx, inputs, output):
+        theta, epsilon, seed, *rest = inputs
+        tensors = (theta, epsilon, seed, *rest[: cls.arrays])
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.where, ctx.options = rest[cls.arrays : cls.arrays + 2], rest[cls.arrays + 2 :]
+        ctx.set_materialize_grads(False)
+
+    @classmethod
+    def backward(cls, ctx, *gradients):
+        raise _not_differentiable()
+
+    @classmethod
+    def jvp(cls, ctx, *tangents):
+        raise _not_differentiable()
+
+
+def _not_differentiable() -> NotImplementedError:
+    return NotImplementedError(
+        "samples, estimates, explicit derivatives, second derivatives and derivatives in epsilon "
+        "are not differentiable; differentiate layer(theta), layer.max(theta) or "
+        "layer.loss(theta, y_true), or detach theta first"
+    )
+
+
+def _refuse_epsilon(what: str) -> None:
+    raise NotImplementedError(
+        f"{what} cannot be differentiated in epsilon here: use backward() on an eager call with "
+        "method='exact', or detach epsilon"
+    )
+
+
+class _ValueRule(_Rule):
+    @classmethod
+    def backward(cls, ctx, v):
+        theta, epsilon, seed = ctx.saved_tensors
+        product = apply("adjoint", theta, epsilon, seed, v, *ctx.where, "value")
+        by_epsilon = None
+        if ctx.needs_input_grad[1]:
+            by_epsilon = apply("value_in_epsilon", theta, epsilon, seed, v, product, *ctx.where)
+        return product, by_epsilon, None, None, None
+
+    @classmethod
+    def jvp(cls, ctx, t, t_epsilon, *_):
+        theta, epsilon, seed = ctx.saved_tensors
+        if t_epsilon is not None:
+            along = _along_epsilon(_layer(ctx.where[0]), theta, epsilon, t_epsilon)
+            t = along if t is None else t + along
+        return apply("product", theta, epsilon, seed, t, *ctx.where, "value")
+
+
+def _along_epsilon(layer: Perturbed, theta, epsilon, tangent):
+    """The direction of scores that has the effect of one of temperatures, scaling being neither."""
+    problem = layer.oracle.problem(tuple(theta.shape))
+    shared = _temperatures(layer, theta, epsilon) == _batch(layer, theta)
+    if layer.perturbation != "additive" or not problem.homogeneous or not shared:
+        raise NotImplementedError(
+            "forward-mode derivatives in epsilon are for additive noise, a temperature a row, and "
+            "solvers that ignore the scale of scores; use reverse mode"
+        )
+    if epsilon.dim() < theta.dim():
+        ones = (1,) * layer.oracle.event_ndim
+        epsilon, tangent = (x.reshape(*x.shape, *ones) for x in (epsilon, tangent))
+    return torch.where(theta.isinf(), 0, -theta * (tangent / epsilon)).to(theta.dtype)
+
+
+class _ProductRule(_Rule):
+    """``J t``, or with ``transposed`` ``v^T J``: linear in the vector, and in theta where exact."""
+
+    arrays = 1
+    same, swapped = "product", "adjoint"
+
+    @classmethod
+    def backward(cls, ctx, u):
+        theta, epsilon, seed, t = ctx.saved_tensors
+        by_theta = by_t = None
+        if ctx.needs_input_grad[1]:
+            _refuse_epsilon("a derivative of the perturbed optimum")
+        if ctx.needs_input_grad[0]:
+            by_theta = apply("second", theta, epsilon, seed, t, u, *ctx.where, *ctx.options)
+        if ctx.needs_input_grad[3]:
+            by_t = apply(cls.swapped, theta, epsilon, seed, u, *ctx.where, *ctx.options)
+        return by_theta, None, None, by_t, None, None, None
+
+    @classmethod
+    def jvp(cls, ctx, along, along_epsilon, _, moved, *__):
+        theta, epsilon, seed, t = ctx.saved_tensors
+        if along_epsilon is not None:
+            _refuse_epsilon("a derivative of the perturbed optimum")
+        terms = []
+        if moved is not None:
+            terms.append(apply(cls.same, theta, epsilon, seed, moved, *ctx.where, *ctx.options))
+        if along is not None:
+            given = (theta, epsilon, seed, t, along, *ctx.where, *ctx.options)
+            terms.append(apply("second", *given))
+        return sum(terms[1:], terms[0])
+
+
+class _AdjointRule(_ProductRule):
+    same, swapped = "adjoint", "product"
+
+
+class _MaximumRule(_Rule):
+    arrays = 1
+
+    @classmethod
+    def save(cls, ctx, inputs, output):
+        super().save(ctx, inputs, output)
+        _, slope, offset_slope = output
+        tensors = (*inputs[:3], slope, offset_slope)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @classmethod
+    def backward(cls, ctx, v, v_slope, v_offset):
+        theta, epsilon, seed, slope, offset_slope = ctx.saved_tensors
+        layer = _layer(ctx.where[0])
+        by_theta = by_epsilon = None
+        if v is not None and ctx.needs_input_grad[0]:
+            scale = v.reshape(*v.shape, *(1,) * layer.oracle.event_ndim)
+            by_theta = scale * slope
+        if v_slope is not None:
+            product = cls._of_slope("adjoint", ctx, theta, epsilon, seed, v_slope)
+            by_theta = product if by_theta is None else by_theta + product
+        if ctx.needs_input_grad[1]:
+            if v_slope is not None or v_offset is not None:
+                _refuse_epsilon("a gradient of max or the loss")
+            given = (theta, epsilon, seed, v, offset_slope, *ctx.where)
+            by_epsilon = apply("maximum_in_epsilon", *given)
+        return by_theta, by_epsilon, None, None, None, None, None
+
+    @classmethod
+    def _of_slope(cls, name: str, ctx, theta, epsilon, seed, direction):
+        """The perturbed optimum is the slope, up to its sign."""
+        layer = _layer(ctx.where[0])
+        if layer.perturbation == "multiplicative":
+            raise NotImplementedError(
+                "second derivatives of max and loss are for perturbation='additive': the slope of "
+                "multiplicative noise is not the perturbed optimum"
+            )
+        product = apply(name, theta, epsilon, seed, direction, *ctx.where, "max")
+        return product if _sign(layer, theta) > 0 else -product
+
+    @classmethod
+    def jvp(cls, ctx, t, t_epsilon, *_):
+        theta, epsilon, seed, slope, offset_slope = ctx.saved_tensors
+        if t_epsilon is not None:
+            raise NotImplementedError(
+                "forward-mode derivatives of max and loss in epsilon: use reverse mode"
+            )
+        layer = _layer(ctx.where[0])
+        event = tuple(range(-layer.oracle.event_ndim, 0))
+        change = (slope * t).sum(event)
+        if layer.perturbation == "multiplicative":
+            moved = torch.full_like(slope, torch.nan)  # seen by second derivatives alone
+        else:
+            moved = cls._of_slope("product", ctx, theta, epsilon, seed, t)
+        return change, moved, torch.zeros_like(offset_slope)
+
+
+def _sign(layer: Perturbed, theta) -> int:
+    """-1 where scores are costs."""
+    return -1 if layer.oracle.problem(tuple(theta.shape)).minimises else 1
+
+
+class _OneVector(_Rule):
+    arrays = 1
+
+
+class _TwoVectors(_Rule):
+    arrays = 2
+
+
+# ----------------------------------------------------------------------------------- the operators
+
+
+class _Operator(NamedTuple):
+    """An operator: its schema, what it does, the shapes of its results, its derivatives."""
+
+    schema: str
+    run: Callable
+    shapes: Callable
+    rule: type[_Rule]
+    like_epsilon: bool = False
+    """Whether the result has epsilon's shape; others have theta's leading axes."""
+
+    def __call__(self, theta, epsilon, seed, *rest):
+        """On real tensors."""
+        n = self.rule.arrays
+        name, axes, *options = rest[n:]
+        layer, mapped = _layer(name), theta.dim() - axes
+        if mapped:
+            words = seed.flatten(0, mapped - 1)
+            if len(words) and not (words == words[0]).all():
+                return self._one_by_one(theta, epsilon, seed, *rest)
+        if epsilon is not None:
+            layer = layer._at(epsilon.detach())
+        batch = theta.shape[mapped : theta.dim() - layer.oracle.event_ndim]
+        place = _place(seed, mapped, math.prod(batch))
+        arrays = [None if x is None else x.detach() for x in rest[:n]]
+        with launching_on(theta, "torch"):
+            return self.run(layer, theta.detach(), place, *arrays, *options)
+
+    def _one_by_one(self, *inputs):
+        """Instances of different seeds: a call each."""
+        results = []
+        for k in range(len(inputs[0])):
+            each = (x[k] if isinstance(x, Tensor) else x for x in inputs)
+            results.append(self(*each))
+        if isinstance(results[0], Tensor):
+            return torch.stack(results)
+        return tuple(map(torch.stack, zip(*results, strict=True)))
+
+    def fake(self, theta, epsilon, seed, *rest):
+        """Shapes and dtypes of the results."""
+        n = self.rule.arrays
+        arrays, (name, _, *options) = rest[:n], rest[n:]
+        return self.shapes(_layer(name), theta, epsilon, *arrays, *options)
+
+    def vmap(self, name: str, info, in_dims, *inputs):
+        """Every tensor gets the mapped axis, in front."""
+        _, epsilon, *_ = inputs
+        size = info.batch_size
+        event = _layer(inputs[3 + self.rule.arrays]).oracle.event_ndim
+        fronted = [
+            x if not isinstance(x, Tensor) else _fronted(x, dim, size)
+            for x, dim in zip(inputs, in_dims, strict=True)
+        ]
+        if epsilon is not None:
+            fronted[1] = _beside_batch(fronted[1], fronted[0].dim(), event)
+        results = apply(name, *fronted)
+        if self.like_epsilon:
+            shape = list(epsilon.shape)
+            if in_dims[1] is not None:
+                shape.pop(in_dims[1])
+            return results.reshape(size, *shape), 0
+        return results, 0 if isinstance(results, Tensor) else (0,) * len(results)
+
+
+def _fronted(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _beside_batch(epsilon: Tensor, ndim: int, event: int) -> Tensor:
+    """Mapped temperatures of instances, with an axis for each of a batch's."""
+    missing = ndim - event - epsilon.dim()
+    if missing <= 0:
+        return epsilon
+    return epsilon.reshape(epsilon.shape[0], *(1,) * missing, *epsilon.shape[1:])
+
+
+def _place(seed: Tensor, mapped: int, rows: int) -> Place:
+    """Where a call is in the noise; of mapped calls each numbers its rows from the first."""
+    if mapped == 0:
+        low, high, row, sample = seed.tolist()
+        return as_place((low, high), row, sample)
+    words = seed.flatten(0, mapped - 1)
+    if len(words) == 0:
+        return Place(0)
+    low, high, row, sample = words[0].tolist()
+    place = as_place((low, high), row, sample)
+    return place._replace(rows=np.tile(np.arange(rows), len(words)))
+
+
+_GIVEN = "Tensor theta, Tensor? epsilon, Tensor seed"
+_WHERE = "str layer, int axes"
+_OPERATORS = {
+    "value": _Operator(f"({_GIVEN}, {_WHERE}) -> Tensor", _value, _like_theta, _ValueRule),
+    "maximum": _Operator(
+        f"({_GIVEN}, Tensor? y_true, {_WHERE}, bool normalize) -> (Tensor, Tensor, Tensor)",
+        _maximum,
+        _maximum_shapes,
+        _MaximumRule,
+    ),
+    "product": _Operator(
+        f"({_GIVEN}, Tensor t, {_WHERE}, str of) -> Tensor",
+        _linear("jvp"),
+        _like_theta,
+        _ProductRule,
+    ),
+    "adjoint": _Operator(
+        f"({_GIVEN}, Tensor v, {_WHERE}, str of) -> Tensor",
+        _linear("vjp"),
+        _like_theta,
+        _AdjointRule,
+    ),
+    "second": _Operator(
+        f"({_GIVEN}, Tensor v, Tensor w, {_WHERE}, str of) -> Tensor",
+        _second,
+        _like_theta,
+        _TwoVectors,
+    ),
+    "value_in_epsilon": _Operator(
+        f"({_GIVEN}, Tensor v, Tensor product, {_WHERE}) -> Tensor",
+        _value_in_epsilon,
+        _like_epsilon,
+        _TwoVectors,
+        like_epsilon=True,
+    ),
+    "maximum_in_epsilon": _Operator(
+        f"({_GIVEN}, Tensor v, Tensor offset_slope, {_WHERE}) -> Tensor",
+        _maximum_in_epsilon,
+        _like_epsilon,
+        _TwoVectors,
+        like_epsilon=True,
+    ),
+    "explicit": _Operator(
+        f"({_GIVEN}, Tensor? v, Tensor? w, {_WHERE}, str method, str of) "
+        "-> (Tensor, Tensor, Tensor)",
+        _explicit,
+        _explicit_shapes,
+        _TwoVectors,
+    ),
+}
+_LIBRARY = torch.library.Library("dpo", "DEF")
+_FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
+
+
+def _define(name: str, operator: _Operator) -> None:
+    """An operator for programs, and an autograd function for transforms, of the same rules."""
+    rule, target = operator.rule, f"dpo::{name}"
+    _LIBRARY.define(name + operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for device in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, operator.__call__, device)
+    torch.library.register_fake(target, operator.fake, lib=_LIBRARY)
+    torch.library.register_autograd(target, rule.backward, setup_context=rule.save, lib=_LIBRARY)
+
+    def vmap(info, in_dims, *inputs):
+        return operator.vmap(name, info, in_dims, *inputs)
+
+    torch.library.register_vmap(target, vmap, lib=_LIBRARY)
+    call = getattr(torch.ops.dpo, name).default
+    members = {
+        "forward": staticmethod(lambda *inputs: call(*inputs)),
+        "setup_context": staticmethod(rule.save),
+        "backward": staticmethod(rule.backward),
+        "jvp": staticmethod(rule.jvp),
+        "vmap": staticmethod(vmap),
+    }
+    _FUNCTIONS[name] = type(f"dpo_{name}", (torch.autograd.Function,), members)
+
+
+for _name, _operator in _OPERATORS.items():
+    _define(_name, _operator)
+
+
+def apply(name: str, *inputs):
+    """An operator, differentiable by its rules."""
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.dpo, name).default(*inputs)
+    return _FUNCTIONS[name].apply(*inputs)
+
+
+# -------------------------------------------------------------------------------- the layer's calls
+
+
+def call(name: str, layer: Perturbed, theta: Tensor, *directions: Any, **parameters: Any):
+    """``layer.name(theta, ...)`` inside a program of torch; ``epsilon`` may stand for its own."""
+    fields = (
+        layer.noise,
+        parameters.pop("epsilon", layer.epsilon),
+        layer.num_samples,
+        layer.method,
+        layer.variance_reduction,
+        layer.precision,
+        layer.perturbation,
+        layer.tolerance,
+    )
+    known = _known(_parts(layer.oracle), theta, *fields)
+    return _call(name, known, theta, *directions, **parameters)
+
+
+def call_made(name, oracle, options, fields, theta, *directions, **parameters):
+    """``Perturbed(oracle(*options), **fields).name(theta, ...)`` inside a program of torch."""
+    parts = (oracle, _parts(options)) if isinstance(oracle, type) else _parts(oracle)
+    known = _known(parts, theta, **fields)
+    return _call(name, known, theta, *directions, **parameters)
+
+
+def _known(
+    oracle,
+    theta: Tensor,
+    noise="normal",
+    epsilon=0.5,
+    num_samples=1000,
+    method="mc",
+    variance_reduction="loo",
+    precision="portable",
+    perturbation="additive",
+    tolerance=None,
+) -> Known:
+    """The layer of these field values; their defaults are ``Perturbed``'s."""
+    temperatures = _temperature(epsilon, theta)
+    fields = (
+        noise,
+        epsilon if temperatures is None else 1.0,
+        num_samples,
+        method,
+        variance_reduction,
+        precision,
+        perturbation,
+        tolerance,
+    )
+    name = _registered(oracle, *[_parts(x) for x in fields])
+    return Known(name, temperatures, method, num_samples)
+
+
+class Known(NamedTuple):
+    """What a program knows of a layer when it is compiled, and its temperatures if traced."""
+
+    name: str
+    epsilon: Tensor | None
+    method: str
+    num_samples: Any
+
+
+def _call(
+    name: str,
+    layer: Known,
+    theta: Tensor,
+    *directions,
+    seed=None,
+    row_offset=0,
+    sample_offset=0,
+    **parameters,
+):
+    if name == "samples":
+        raise NotImplementedError(
+            "samples is not available inside torch.compile and torch.func; call it eagerly"
+        )
+    words = _words(seed, row_offset, sample_offset, layer.method == "exact")
+    given, where = (theta, layer.epsilon, words), (layer.name, theta.dim())
+    if name == "__call__":
+        return apply("value", *given, *where)
+    if name == "max":
+        return apply("maximum", *given, None, *where, False)[0]
+    if name == "loss":
+        return _loss(given, where, *directions, **parameters)
+    return _other(name, layer, given, where, *directions, **parameters)
+
+
+def _loss(given, where, y_true, normalize=True):
+    theta = given[0]
+    if y_true.requires_grad:
+        raise TypeError(
+            "y_true requires a gradient, but the loss is differentiable in theta only; "
+            "pass y_true.detach()"
+        )
+    y_true = _vector(y_true, theta, "y_true")
+    return apply("maximum", *given, y_true, *where, normalize)[0]
+
+
+def _other(name, layer, given, where, *directions, of="value", direction=None, **named):
+    vectors = [_vector(x, given[0], "a direction") for x in (*directions, *named.values())]
+    if direction is not None:
+        vectors.append(_vector(direction, given[0], "direction"))
+    if name == "estimate" and (len(vectors) == 1) != (of in ("vjp", "jvp")):
+        raise ValueError('direction is for of="vjp" and of="jvp", which need it')
+    v, w = (*vectors, None, None)[:2]
+    result, error, number = apply("explicit", *given, v, w, *where, name, of)
+    if name != "estimate":
+        return result
+    fixed = isinstance(layer.num_samples, int) and layer.method == "mc"
+    return Estimate(result, error, layer.num_samples if fixed else number)
+
+
+def _vector(x: Any, theta: Tensor, name: str) -> Tensor:
+    """A second tensor, broadcast to theta's shape."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is no torch tensor but theta is one; pass one kind")
+    return x.expand(theta.shape)
+
+
+def _temperature(epsilon: Any, theta: Tensor) -> Tensor | None:
+    """Temperatures as a tensor; None for a number, which is part of the layer."""
+    if isinstance(epsilon, Tensor):
+        return epsilon
+    if isinstance(epsilon, float):
+        return None
+    if kind_of(epsilon) != "numpy":
+        raise TypeError(
+            f"epsilon is a {kind_of(epsilon)} array but theta is a torch array; pass one kind"
+        )
+    return torch.as_tensor(epsilon).to(theta.device)
+
+
+def _words(seed: Any, row_offset: Any, sample_offset: Any, is_exact: bool) -> Tensor:
+    """The two words of a seed and the two offsets, as a tensor, whatever of them is traced."""
+    if is_exact:
+        words = torch.zeros(2, dtype=torch.int64)
+    elif seed is None:
+        words = torch.randint(_WORD, (2,))
+    elif isinstance(seed, Tensor):
+        seed = seed.long()
+        words = torch.stack([seed % _WORD, seed // _WORD]) if seed.dim() == 0 else seed
+    elif isinstance(seed, int):
+        words = torch.tensor([seed % _WORD, seed // _WORD])
+    else:
+        words = torch.tensor(as_seed(seed, "torch"))
+    offsets = (torch.as_tensor(x).reshape(1).long() for x in (row_offset, sample_offset))
+    return torch.cat([words, *offsets])
