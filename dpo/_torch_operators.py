@@ -533,8 +533,9 @@ def _define(name: str, operator: _Operator) -> None:
     """An operator for programs, and an autograd function for transforms, of the same rules."""
     rule, target = operator.rule, f"dpo::{name}"
     _LIBRARY.define(name + operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    run = torch.compiler.disable(operator.__call__)  # or it would be compiled, piece by piece
     for device in ("CPU", "CUDA"):
-        _LIBRARY.impl(name, operator.__call__, device)
+        _LIBRARY.impl(name, run, device)
     torch.library.register_fake(target, operator.fake, lib=_LIBRARY)
     torch.library.register_autograd(target, rule.backward, setup_context=rule.save, lib=_LIBRARY)
 

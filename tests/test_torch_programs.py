@@ -277,12 +277,10 @@ def test_another_layer_is_another_graph():
     ):
         assert torch.equal(program(theta, layer), layer(theta, seed=7))
     assert counter.frame_count == 4  # for each k and each number of samples
-    annealed, counter = compiled(
-        lambda x, epsilon: dpo.perturbed_argmax(x, epsilon=epsilon, seed=7)
-    )
-    for epsilon in torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64):
-        expected = dpo.perturbed_argmax(theta, epsilon=float(epsilon), seed=7)
-        assert torch.equal(annealed(theta, epsilon), expected)
+    annealed, counter = compiled(lambda x, e: dpo.perturbed_argmax(x, epsilon=e, seed=7))
+    for epsilon in (0.1, 0.2, 0.3, 0.4):
+        expected = dpo.perturbed_argmax(theta, epsilon=epsilon, seed=7)
+        assert torch.equal(annealed(theta, torch.tensor(epsilon, dtype=torch.float64)), expected)
     assert counter.frame_count == 1  # a temperature that is a tensor
 
 
