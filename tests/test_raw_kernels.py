@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from dpo.kernels import noise, raw
 
 import dpo
 from dpo import kernels
-from dpo.kernels import noise, raw
 
 SEED, M = (7, 0), 96
 RNG = np.random.default_rng(0)
