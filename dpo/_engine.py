@@ -247,9 +247,9 @@ class Sampler(NamedTuple):
                 mean, outer = sums.counts[:, 0] / self.num_samples, sums.totals[:, 0]
             else:
                 mean, outer = kept.mean[block], kept.outer[block]
-            outer, w = outer.reshape(len(outer), d + 1, d), v[block].astype(np.float64)
-            centre = (w * one._weight_of_ones(mean)).sum(1, keepdims=True)
-            result[block] = (w[:, None] @ outer[:, :-1])[:, 0] - centre * outer[:, -1]
+            outer = outer.reshape(len(outer), d + 1, d)
+            contract = kernels(self.theta).contract
+            result[block] = contract(v[block], one._weight_of_ones(mean), outer)
         return result
 
     def _centred(self, outer: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from ..codes import (
 )
 from ..noise import GUMBEL
 from . import argmax, argmax_rows
+from . import contract as contraction
 from .accumulate import CHUNK, STRANDS
 from .simd import LANES
 from .threads import get_num_threads, run_tasks
@@ -224,6 +225,13 @@ def _kind(problem: Problem, call: _Call, weighting: int) -> int:
     race = problem.oracle == "argmax" and call.draws.family == GUMBEL
     needs_z = call.operation in (MAXIMUM, MOMENTS) or weighting != SCORE
     return RACE if race and call.epsilon.shape[1] == 1 and not needs_z else ADDITIVE
+
+
+def contract(v: np.ndarray, centre: np.ndarray, outer: np.ndarray) -> np.ndarray:
+    """``v^T (outer[:, :d] - centre outer[:, d]^T)``, (rows, d) float64: see ``contract.py``."""
+    result = np.empty(v.shape)
+    contraction.contract(*map(compiled_layout, (v, centre, outer)), result)
+    return result
 
 
 # -------------------------------------------------------------------------------- small parts

@@ -134,6 +134,13 @@ def new_memo(
 # ------------------------------------------------------------------------------------- the argmax
 
 
+def contract(v: Array, centre: Array, outer: Array) -> Array:
+    """``v^T (outer[:, :d] - centre outer[:, d]^T)``, (rows, d) float64."""
+    w = v.astype(np.float64)
+    expected = (w * centre).sum(1, keepdims=True)
+    return (w[:, None] @ outer[:, :-1])[:, 0] - expected * outer[:, -1]
+
+
 def _kind(call: Call, operation: int) -> int:
     """How noise meets scores: the CPU's choice, so that its decisions are the same."""
     race = call.draws.family == GUMBEL and not call.per_coordinate and call.weighting == SCORE
