@@ -123,6 +123,10 @@ class Replicated:
         v = np.repeat(v, self.count, axis=0)
         return self._combine(self._centred(inner.mean).epsilon_vjp(v, None, inner))[0]
 
+    def epsilon_jvp(self, t: np.ndarray) -> np.ndarray:
+        sampler = self._centred(self.inner.forward().mean)
+        return self._combine(sampler.epsilon_jvp(np.repeat(t, self.count, axis=0)))[0]
+
 
 AnySampler = Sampler | Replicated
 
@@ -227,6 +231,9 @@ class Grouped:
                 ),
             )
         )[0]
+
+    def epsilon_jvp(self, t: np.ndarray) -> np.ndarray:
+        return self._each(lambda sampler, i, k: (sampler.epsilon_jvp(take(t, i)),))[0]
 
 
 FIRST_SAMPLES = 256

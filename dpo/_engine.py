@@ -265,11 +265,14 @@ class Sampler(NamedTuple):
     def _pulls(self) -> bool:
         return self._paired and self._loo
 
-    def jvp(self, t: np.ndarray, errors: bool = False) -> MeanAndError:
-        """``J t`` and its standard error."""
-        base, relative = self._slope()
+    def jvp(self, t: np.ndarray, errors: bool = False, weighting: int = SCORE) -> MeanAndError:
+        """``J t`` and its standard error.
+
+        ``weighting=SCALE_SCORE`` gives ``sum_i t_i d y_eps / d eps_i``.
+        """
+        base, relative = self._slope(weighting)
         direction = (t * relative).astype(self.theta.dtype)
-        sums = self._launch(JVP, direction=direction, squares=errors)
+        sums = self._launch(JVP, direction=direction, squares=errors, weighting=weighting)
         weight = self._weight_of_ones(sums.counts[:, 0] / self.num_samples)
         total = sums.totals[:, 0, :-1] - weight * sums.totals[:, 0, -1:]
         scale = base / self._divisor
@@ -337,10 +340,23 @@ class Sampler(NamedTuple):
         A solution that depends on the direction of the perturbed scores alone has
         ``d y_eps / d eps = -(1 / eps) J theta``; in general scores ``s z - 1`` take the place of s.
         """
-        invariant = self.problem.homogeneous and not self.draws.multiplicative
-        if invariant and self.epsilon.shape[1] == 1:
+        if self._scales_with_scores:
             product = self.vjp(v, kept)[0] if product is None else product
             terms = product * np.where(product == 0, 0, self.theta)
             return -terms.sum(1, keepdims=True) / self.epsilon.astype(np.float64)
         slope = self.vjp(v, kept, weighting=SCALE_SCORE)[0]
         return slope if self.epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)
+
+    def epsilon_jvp(self, t: np.ndarray) -> np.ndarray:
+        """``sum t d y_eps / d eps``, (rows, d), for ``t`` shaped like ``epsilon``: the transpose of
+        ``epsilon_vjp``, on the same samples."""
+        if self._scales_with_scores:
+            scores = np.where(np.isinf(self.theta), 0, self.theta)
+            return self.jvp(-(t / self.epsilon.astype(np.float64)) * scores)[0]
+        return self.jvp(t, weighting=SCALE_SCORE)[0]
+
+    @property
+    def _scales_with_scores(self) -> bool:
+        """Whether ``y_eps`` depends on ``theta / eps`` alone."""
+        invariant = self.problem.homogeneous and not self.draws.multiplicative
+        return invariant and self.epsilon.shape[1] == 1

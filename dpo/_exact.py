@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._device import is_host
+from ._device import is_host, namespace
 from ._engine import Kept, MeanAndError, Sampler
 from .kernels.codes import SCORE
 from .kernels.exact import codes
@@ -154,6 +154,18 @@ class Expectation(NamedTuple):
         product = self.vjp(v)[0] if product is None else product
         terms = product * np.where(product == 0, 0, self.theta)
         return -terms.sum(1, keepdims=True) / self.epsilon
+
+    def epsilon_jvp(self, t: np.ndarray) -> np.ndarray:
+        """``sum t d y_eps / d eps``, (rows, d), for ``t`` shaped like ``epsilon``."""
+        if self.epsilon.shape[1] == 1:
+            scores = np.where(np.isinf(self.theta), 0, self.theta)
+            return self.jvp((-(t / self.epsilon) * scores).astype(self.theta.dtype))[0]
+        rows, d = self.theta.shape
+        xp = namespace(self.theta)
+        # The kernels contract d y_j / d eps_i over j: a row for every j gives the whole matrix.
+        every = self._replace(whole=self.whole.of_rows(np.repeat(np.arange(rows), d)))
+        unit = xp.tile(xp.eye(d, dtype=self.theta.dtype), (rows, 1))
+        return (every.epsilon_vjp(unit, None, None).reshape(rows, d, d) @ t[:, :, None])[:, :, 0]
 
 
 # ------------------------------------------------------------------------------------- when it pays

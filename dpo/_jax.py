@@ -1,18 +1,24 @@
 """JAX transformations around the engine. Imported only once a JAX tracer has been seen.
 
-One primitive, ``perturbed``, whose operands are the scores, the seed and arrays beside them:
+One primitive, ``perturbed``, whose operands are the scores, the seed, the number of the first row
+and sample, the temperatures and arrays beside them:
 
-    operation     results                      derivative along t
-    value         y = layer(theta)             product of t
-    max, loss     F, or F and its slope s      <s, t> (less <y_true, t>), and product of t
-    product       J t                          second of t, where exact; else an error
-    adjoint       v^T J                        likewise
-    second        D^2 y [v, w]                 an error
-    method        anything explicit            an error
+    operation         results                     derivative in theta along t, in epsilon along e
+    value             y = layer(theta)            product of t, epsilon_product of e
+    max, loss         F, and its slopes           <slope, .>; of the slope in theta, as of value
+    product           J t                         second of t, where exact; else an error
+    adjoint           v^T J                       likewise
+    second            D^2 y [v, w]                an error
+    epsilon_product   sum e dy / d epsilon        an error
+    epsilon_adjoint   v^T dy / d epsilon          an error
+    method            anything explicit           an error
 
-The transpose of ``product`` is ``adjoint``, on the samples that the value saw: forward and reverse
+The transpose of a product is its adjoint, on the samples that the value saw: forward and reverse
 mode are the same numbers. Outside ``jit`` the primitive calls the layer on concrete arrays; inside,
 through a callback on the CPU, which runs NumPy and never JAX.
+
+Temperatures are an operand of as many axes as the scores, with one entry a row or one a
+coordinate: how an ``epsilon`` broadcasts, and the sum that transposes it, are JAX's own.
 
 ``vmap`` maps: each instance is what the call of it alone gives, with the noise of its own rows
 (numbered from 0) and of its seed. Under one seed instances therefore share their noise; map over
@@ -21,7 +27,6 @@ keys, or pass the whole batch, for independent noise. Instances of one seed are 
 
 from __future__ import annotations
 
-import dataclasses
 import functools as ft
 import inspect
 from collections.abc import Callable
@@ -33,12 +38,13 @@ from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ._arrays import as_companion, as_scores, compute_dtype, kind_of
-from ._checks import is_traced
+from ._arrays import as_companion, as_scores, as_temperatures, compute_dtype, kind_of
+from ._checks import check_temperatures, is_traced
 from ._designs import designed
+from ._device import as_host, beside
 from ._estimate import Estimate
 from ._losses import fenchel_young
-from ._seeds import Place, as_seed
+from ._seeds import Place, as_place, as_seed
 
 if TYPE_CHECKING:
     from ._perturbed import Perturbed
@@ -49,87 +55,123 @@ class Spec(NamedTuple):
 
     operation: str
     layer: Perturbed
+    """At temperature 1: the operand says which."""
     axes: int
     """Of the scores, as the user's function sees them: axes before those are ``vmap``'s."""
     options: tuple = ()
     """The method's name and its keyword arguments, or what an operation needs to know."""
+    slopes: tuple[str, ...] = ()
+    """Of ``max`` and ``loss``: in what the slopes are, "theta" or "epsilon"."""
 
 
 # ---------------------------------------------------------------------- operations, on real arrays
 
 
-def _sampled(layer, theta, seed, of: str):
+def _sampled(layer, theta, place, of: str):
     """The call on the samples that ``of`` sees, whatever they are used for."""
-    return layer._prepare(theta, seed if isinstance(seed, Place) else Place(seed), of)[0]
+    return layer._prepare(theta, place, of)[0]
 
 
-def _linear(spec: Spec, layer, theta, seed, *directions):
-    call = _sampled(layer, theta, seed, *spec.options)
+def _linear(spec: Spec, layer, theta, place, *directions):
+    call = _sampled(layer, theta, place, *spec.options)
     arrays = [as_companion(x, "a tangent", call.scores) for x in directions]
     apply = {"product": "jvp", "adjoint": "vjp", "second": "second_order_product"}
     result = getattr(call.sampler, apply[spec.operation])(*arrays)
     return (call.result(result if spec.operation == "second" else result[0], call.scores.shape),)
 
 
-def _slope(spec: Spec, layer, theta, seed, *y_true):
-    """``max`` or ``loss``, and the slope of ``max``, from one pass over the samples."""
-    call = _sampled(layer, theta, seed, "max")
-    value, _, mean = call.sampler.maximum()
-    slope = call.result(call.sampler.slope_of_maximum(mean), call.scores.shape)
+def _epsilon_product(spec: Spec, layer, theta, place, tangent):
+    call = _sampled(layer, theta, place, *spec.options)
+    columns = call.whole.epsilon.shape[1]
+    t = as_companion(tangent, "a tangent", call.scores)[:, :columns]
+    return (call.result(call.sampler.epsilon_jvp(t), call.scores.shape),)
+
+
+def _epsilon_adjoint(spec: Spec, layer, theta, place, v):
+    call = _sampled(layer, theta, place, *spec.options)
+    v = as_companion(v, "a tangent", call.scores)
+    return (_like_epsilon(call, call.sampler.epsilon_vjp(v, None, None)),)
+
+
+def _like_epsilon(call, slope):
+    """A slope in (rows, 1) or (rows, d) temperatures, as the operand."""
+    epsilon = call.epsilon
+    slope = as_host(slope).reshape(epsilon.shape).astype(epsilon.dtype)
+    return slope if isinstance(epsilon, np.ndarray) else jnp.asarray(slope)
+
+
+def _maximum(spec: Spec, layer, theta, place, *y_true):
+    """``max`` or ``loss``, and slopes of it, from one pass over the samples."""
+    if not spec.slopes:
+        if y_true:
+            return (layer.loss(theta, *y_true, seed=place, normalize=spec.options[0]),)
+        return (layer.max(theta, seed=place),)
+    call = _sampled(layer, theta, place, "max")
+    maximum, _, mean = call.sampler.maximum()
+    value, by_offset = maximum, None
     if y_true:
-        targets, offset, _ = layer._targets(call, *y_true, *spec.options)
+        targets, offset, by_offset = layer._targets(call, *y_true, *spec.options)
         value = fenchel_young(call.scores.rows, value, targets, call.whole.sign, offset)
-    return call.result(value, call.scores.batch), slope
+    results = [call.result(value, call.scores.batch)]
+    if "theta" in spec.slopes:
+        results.append(call.result(call.sampler.slope_of_maximum(mean), call.scores.shape))
+    if "epsilon" in spec.slopes:
+        slope = call.sampler.epsilon_slope_of_maximum(maximum, mean)
+        if by_offset is not None:
+            slope = slope + beside(by_offset, slope)
+        results.append(_like_epsilon(call, slope))
+    return tuple(results)
 
 
-def _method(spec: Spec, layer, theta, seed, *directions):
+def _method(spec: Spec, layer, theta, place, *directions):
     name, parameters = spec.options
     if name == "estimate":
         direction = directions[0] if directions else None
-        result = layer.estimate(theta, seed=seed, direction=direction, **dict(parameters))
+        result = layer.estimate(theta, seed=place, direction=direction, **dict(parameters))
         number = np.broadcast_to(np.asarray(result.num_samples, np.uint32), _batch(layer, theta))
         return result.mean, result.standard_error, number
-    return (getattr(layer, name)(theta, *directions, seed=seed, **dict(parameters)),)
+    return (getattr(layer, name)(theta, *directions, seed=place, **dict(parameters)),)
 
 
 _OPERATIONS: dict[str, Callable[..., tuple]] = {
-    "value": lambda spec, layer, theta, seed: (layer(theta, seed=seed),),
-    "max": lambda spec, layer, theta, seed: (layer.max(theta, seed=seed),),
-    "loss": lambda spec, layer, theta, seed, y: (
-        layer.loss(theta, y, seed=seed, normalize=spec.options[0]),
-    ),
-    "max_and_slope": _slope,
-    "loss_and_slope": _slope,
+    "value": lambda spec, layer, theta, place: (layer(theta, seed=place),),
+    "max": _maximum,
+    "loss": _maximum,
     "product": _linear,
     "adjoint": _linear,
     "second": _linear,
+    "epsilon_product": _epsilon_product,
+    "epsilon_adjoint": _epsilon_adjoint,
     "method": _method,
 }
+_LINEAR = {
+    "product": "adjoint",
+    "adjoint": "product",
+    "second": "second",
+    "epsilon_product": "epsilon_adjoint",
+    "epsilon_adjoint": "epsilon_product",
+}
+"""Operations that are linear in the arrays beside the scores, and their transposes."""
 
 
 def _batch(layer, theta) -> tuple[int, ...]:
     return theta.shape[: theta.ndim - layer.oracle.event_ndim]
 
 
-def _run(theta, seeds, *arrays, spec: Spec):
+def _run(theta, seeds, offsets, epsilon, *arrays, spec: Spec):
     """An operation on real arrays, JAX's or NumPy's, whose leading axes are independent calls."""
     mapped = theta.ndim - spec.axes
-    layer = _mapped(spec.layer, spec.axes, mapped)
+    layer = spec.layer._at(epsilon)
     operation = ft.partial(_OPERATIONS[spec.operation], spec, layer)
-    seeds = np.asarray(seeds)
-    if mapped == 0:
-        return operation(theta, seeds, *arrays)
+    seeds, offsets = np.asarray(seeds), np.asarray(offsets)
     calls = theta.shape[:mapped]
     words = seeds.reshape(int(np.prod(calls)), *seeds.shape[mapped:])
-    if len(words) == 0 or (words == words[0]).all():
-        rows = int(np.prod(_batch(layer, theta)[mapped:]))
-        numbers = np.tile(np.arange(rows), len(words))
-        shared = Place(words[0] if len(words) else 0, rows=numbers)
-        return operation(theta, shared, *arrays)
-    results = [
-        _run(theta[i][None], words[k][None], *(x[i][None] for x in arrays), spec=spec)
-        for k, i in enumerate(np.ndindex(calls))
-    ]
+    firsts = offsets.reshape(len(words), 2)
+    if (words == words[:1]).all() and (firsts == firsts[:1]).all():
+        rows = np.arange(int(np.prod(_batch(layer, theta)[mapped:])))
+        return operation(theta, _place(words, firsts, np.tile(rows, len(words))), *arrays)
+    each = (theta, seeds, offsets, epsilon, *arrays)
+    results = [_run(*(x[i][None] for x in each), spec=spec) for i in np.ndindex(calls)]
     stack = np.stack if isinstance(theta, np.ndarray) else jnp.stack
     return tuple(
         stack([r[0] for r in of]).reshape(calls + of[0].shape[1:])
@@ -137,12 +179,12 @@ def _run(theta, seeds, *arrays, spec: Spec):
     )
 
 
-def _mapped(layer: Perturbed, axes: int, mapped: int) -> Perturbed:
-    """The layer whose temperatures broadcast against mapped scores as they do against one's."""
-    if mapped == 0 or np.ndim(layer.epsilon) != axes:
-        return layer
-    epsilon = layer.epsilon.reshape((1,) * mapped + layer.epsilon.shape)
-    return dataclasses.replace(layer, epsilon=epsilon)
+def _place(words, firsts, rows) -> Place:
+    """Where the rows of calls of one seed are in the noise contract."""
+    if len(words) == 0:
+        return Place(0)
+    place = as_place(words[0], *firsts[0])
+    return place if len(words) == 1 else place._replace(rows=rows)
 
 
 # ------------------------------------------------------------------------------------ the primitive
@@ -151,33 +193,39 @@ perturbed_p = Primitive("perturbed")
 perturbed_p.multiple_results = True
 
 
-def _impl(theta, seeds, *arrays, spec: Spec):
-    results = _run(theta, seeds, *arrays, spec=spec)
-    return [jnp.asarray(x) for x in results]
+def _impl(*operands, spec: Spec):
+    return [jnp.asarray(x) for x in _run(*operands, spec=spec)]
 
 
 @perturbed_p.def_abstract_eval
-def _shapes(theta, seeds, *arrays, spec: Spec):
+def _shapes(theta, seeds, offsets, epsilon, *arrays, spec: Spec):
     """Shapes and dtypes of an operation's results."""
     batch = _batch(spec.layer, theta)
     name = spec.options[0] if spec.operation == "method" else spec.operation
-    shapes = {
-        "max": [batch],
-        "loss": [batch],
-        "max_and_slope": [batch, theta.shape],
-        "loss_and_slope": [batch, theta.shape],
-        "jacobian": [theta.shape + theta.shape[len(batch) :]],
-    }
-    if name == "estimate":
+    if name in ("max", "loss"):
+        like = {"theta": theta, "epsilon": epsilon}
+        slopes = [(like[of].shape, like[of].dtype) for of in spec.slopes]
+        results = [(batch, theta.dtype), *slopes]
+    elif name == "estimate":
         (of,) = (value for key, value in spec.options[1] if key == "of")
-        (mean,) = shapes.get(of, [theta.shape])
+        square = theta.shape + theta.shape[len(batch) :]
+        mean = {"max": batch, "jacobian": square}.get(of, theta.shape)
         results = [(mean, theta.dtype)] * 2 + [(batch, np.dtype(np.uint32))]
+    elif name == "jacobian":
+        results = [(theta.shape + theta.shape[len(batch) :], theta.dtype)]
     elif name == "vjp_epsilon":
-        shared = _facts(spec, theta).one_temperature
-        results = [(batch if shared else theta.shape, theta.dtype)]
+        results = [(batch if _is_shared(spec.layer, epsilon) else theta.shape, theta.dtype)]
+    elif name == "epsilon_adjoint":
+        results = [(epsilon.shape, epsilon.dtype)]
     else:
-        results = [(shape, theta.dtype) for shape in shapes.get(name, [theta.shape])]
-    return [jax.core.ShapedArray(*result) for result in results]
+        results = [(theta.shape, theta.dtype)]
+    return [_like(theta, *result) for result in results]
+
+
+def _like(theta, shape, dtype):
+    """A shape and dtype, on the mesh of the scores; varying, as they do, over manual axes of it."""
+    whole = theta.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(shape)))
+    return theta.update(shape=shape, dtype=dtype, weak_type=False, sharding=whole)
 
 
 def _callback(spec: Spec, results):
@@ -189,15 +237,16 @@ def _callback(spec: Spec, results):
 
 
 def _over_devices(*operands, spec: Spec):
-    shapes = [jax.ShapeDtypeStruct(r.shape, r.dtype) for r in _shapes(*operands, spec=spec)]
+    results = _shapes(*map(jax.typeof, operands), spec=spec)
+    shapes = [jax.ShapeDtypeStruct(r.shape, r.dtype) for r in results]
     return jax.pure_callback(_callback(spec, shapes), shapes, *operands)
 
 
 def _compiled(context, *operands, spec: Spec):
     """The operation inside a compiled program.
 
-    This is ``jax.pure_callback`` without its copies of the operands to JAX arrays: where XLA has
-    one thread, those wait for the very thread that waits for the callback.
+    This is ``jax.pure_callback`` without its copies of the operands to JAX arrays: where
+    XLA has one thread, those wait for the very thread that waits for the callback.
     """
     if getattr(context.module_context.axis_context, "num_devices", 0) != 1:
         over_devices = mlir.lower_fun(_over_devices, multiple_results=True)
@@ -233,98 +282,133 @@ def _map(operands, axes, *, spec: Spec):
     return results, [0] * len(results)
 
 
+# ------------------------------------------------------------------------------------- derivatives
+
+
+class _Moves(NamedTuple):
+    """Tangents of the scores and of the temperatures; None where there is none."""
+
+    theta: Any
+    epsilon: Any
+
+    @classmethod
+    def of(cls, tangents) -> _Moves:
+        moved = (None if isinstance(t, ad.Zero) else t for t in (tangents[0], tangents[3]))
+        return cls(*moved)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, t in zip(self._fields, self, strict=True) if t is not None)
+
+
 def _jvp(primals, tangents, *, spec: Spec):
-    theta, seeds, *arrays = primals
-    along, _, *array_tangents = tangents
-    operation = spec.operation
-    if operation in ("product", "adjoint", "second"):
-        return _jvp_of_linear(theta, seeds, arrays, along, array_tangents, spec)
-    moves = not isinstance(along, ad.Zero)
-    if operation == "method" and (moves or not all(isinstance(t, ad.Zero) for t in array_tangents)):
+    moves, operation = _Moves.of(tangents), spec.operation
+    moved = [not isinstance(t, ad.Zero) for t in tangents[4:]]
+    if operation in _LINEAR:
+        return _jvp_of_linear(primals, tangents[4:], moves, spec)
+    if operation == "method" and (moves.names or any(moved)):
         raise NotImplementedError(
             f"layer.{spec.options[0]} is not differentiable; differentiate layer(theta), "
             "layer.max(theta) or layer.loss(theta, y_true), or use jax.lax.stop_gradient(theta)"
         )
-    if operation.startswith("loss") and not isinstance(array_tangents[0], ad.Zero):
+    if operation == "loss" and any(moved):
         raise TypeError(
-            "y_true requires a gradient, but the loss is differentiable in theta only; "
+            "y_true requires a gradient, but the loss is differentiable in theta and epsilon only; "
             "pass jax.lax.stop_gradient(y_true)"
         )
-    if not moves:
+    if not moves.names:
         results = perturbed_p.bind(*primals, spec=spec)
         return results, [_zero(x) for x in results]
     if operation == "value":
         results = perturbed_p.bind(*primals, spec=spec)
-        return results, _product(theta, seeds, along, spec, "value")
-    return _jvp_of_maximum(primals, along, spec)
+        return results, [_change_of_value(primals, moves, spec, "value")]
+    return _jvp_of_maximum(primals, moves, spec)
 
 
 def _zero(x) -> ad.Zero:
     """No tangent of ``x``."""
-    dtype = x.dtype if jnp.issubdtype(x.dtype, np.inexact) else jax.dtypes.float0
-    return ad.Zero(jax.core.ShapedArray(x.shape, dtype))
+    return ad.Zero(jax.typeof(x).to_tangent_aval())
 
 
-def _product(theta, seeds, along, spec: Spec, of: str):
-    """``J t`` of the value, on the samples that ``of`` sees."""
-    return perturbed_p.bind(
-        theta, seeds, along, spec=spec._replace(operation="product", options=(of,))
-    )
+def _change_of_value(primals, moves: _Moves, spec: Spec, of: str):
+    """``J t + sum e dy / d epsilon``, on the samples that ``of`` sees."""
+    changes = [
+        perturbed_p.bind(
+            *primals[:4], t, spec=spec._replace(operation=operation, options=(of,), slopes=())
+        )[0]
+        for operation, t in zip(("product", "epsilon_product"), moves, strict=True)
+        if t is not None
+    ]
+    return ft.reduce(jnp.add, changes)
 
 
-def _jvp_of_maximum(primals, along, spec: Spec):
-    """Of ``max`` and ``loss``, with or without their slope: it is the perturbed optimum."""
-    theta, seeds, *targets = primals
-    layer, plain = spec.layer, spec.operation.removesuffix("_and_slope")
-    sign = _facts(spec, theta).sign
-    value, slope = perturbed_p.bind(*primals, spec=spec._replace(operation=plain + "_and_slope"))
-    residual = slope - sign * targets[0].astype(theta.dtype) if targets else slope
-    event = tuple(range(-layer.oracle.event_ndim, 0))
-    change = (residual * along).sum(event)
-    if spec.operation == plain:
+def _jvp_of_maximum(primals, moves: _Moves, spec: Spec):
+    """Of ``max`` and ``loss``, with or without their slopes: that in theta is the optimum."""
+    theta, *_ = primals
+    if "epsilon" in spec.slopes:
+        raise NotImplementedError(
+            "derivatives of max and loss in epsilon are not differentiable again; "
+            "use jax.lax.stop_gradient(epsilon) in one of the two"
+        )
+    wanted = tuple(n for n in _Moves._fields if n in moves.names or n in spec.slopes)
+    value, *slopes = perturbed_p.bind(*primals, spec=spec._replace(slopes=wanted))
+    slope = dict(zip(wanted, slopes, strict=True))
+    sign = _facts(spec, *primals).sign
+    residual = dict(slope)
+    if "theta" in slope and len(primals) > 4:
+        residual["theta"] = slope["theta"] - sign * primals[4].astype(theta.dtype)
+    event = tuple(range(-spec.layer.oracle.event_ndim, 0))
+    changes = [
+        (residual[name] * getattr(moves, name)).sum(event).astype(theta.dtype)
+        for name in moves.names
+    ]
+    change = ft.reduce(jnp.add, changes)
+    if not spec.slopes:
         return [value], [change]
-    if layer.perturbation == "multiplicative":
+    if spec.layer.perturbation == "multiplicative":
         raise NotImplementedError(
             "second derivatives of max and loss are for perturbation='additive': the slope of "
             "multiplicative noise is not the perturbed optimum"
         )
-    (product,) = _product(theta, seeds, along, spec, "max")
-    return [value, slope], [change, sign * product]
+    return [value, slope["theta"]], [change, sign * _change_of_value(primals, moves, spec, "max")]
 
 
-def _jvp_of_linear(theta, seeds, arrays, along, tangents, spec: Spec):
+def _jvp_of_linear(primals, tangents, moves: _Moves, spec: Spec):
     """Linear in every array; in theta the next derivative, where there is one."""
-    results = perturbed_p.bind(theta, seeds, *arrays, spec=spec)
-    total = None
+    common, arrays = primals[:4], primals[4:]
+    results = perturbed_p.bind(*primals, spec=spec)
+    changes = []
     for k, tangent in enumerate(tangents):
         if not isinstance(tangent, ad.Zero):
             moved = [*arrays[:k], tangent, *arrays[k + 1 :]]
-            (change,) = perturbed_p.bind(theta, seeds, *moved, spec=spec)
-            total = change if total is None else total + change
-    if not isinstance(along, ad.Zero):
-        exact = _facts(spec, theta).exact
+            changes += perturbed_p.bind(*common, *moved, spec=spec)
+    if moves.epsilon is not None or (moves.theta is not None and "epsilon" in spec.operation):
+        raise NotImplementedError(
+            "derivatives of the perturbed optimum are differentiable in theta only, and those in "
+            "epsilon not at all: use jax.lax.stop_gradient(epsilon)"
+        )
+    if moves.theta is not None:
+        exact = _facts(spec, *primals).exact
         if not exact or spec.operation == "second":
             raise NotImplementedError(
                 "the perturbed optimum cannot be differentiated "
                 + ("three times" if exact else "twice by sampling; use method='exact'")
             )
         second = spec._replace(operation="second")
-        (change,) = perturbed_p.bind(theta, seeds, *arrays, along, spec=second)
-        total = change if total is None else total + change
-    return results, [_zero(results[0]) if total is None else total]
+        changes += perturbed_p.bind(*common, *arrays, moves.theta, spec=second)
+    return results, [ft.reduce(jnp.add, changes) if changes else _zero(results[0])]
 
 
-def _transpose(cotangents, theta, seeds, *arrays, spec: Spec):
+def _transpose(cotangents, *operands, spec: Spec):
     """``J`` against ``J^T``; ``<u, D^2 y [v, w]>`` is symmetric, being a third derivative."""
     (cotangent,) = cotangents
+    common, arrays = operands[:4], operands[4:]
     known = [x for x in arrays if not ad.is_undefined_primal(x)]
     if isinstance(cotangent, ad.Zero):
-        return [None] * (2 + len(arrays))
-    swapped = {"product": "adjoint", "adjoint": "product", "second": "second"}[spec.operation]
-    (result,) = perturbed_p.bind(
-        theta, seeds, cotangent, *known, spec=spec._replace(operation=swapped)
-    )
-    return [None, None, *(result if ad.is_undefined_primal(x) else None for x in arrays)]
+        return [None] * len(operands)
+    transposed = spec._replace(operation=_LINEAR[spec.operation])
+    (result,) = perturbed_p.bind(*common, cotangent, *known, spec=transposed)
+    return [None] * 4 + [result if ad.is_undefined_primal(x) else None for x in arrays]
 
 
 perturbed_p.def_impl(_impl)
@@ -344,9 +428,6 @@ def call(name: str, layer: Perturbed, theta: Any, *args: Any, **parameters: Any)
     bound.apply_defaults()
     _, theta, *given = bound.arguments.values()
     named = dict(zip(list(bound.arguments)[2:], given, strict=True))
-    for offset in ("row_offset", "sample_offset"):
-        if named.pop(offset) != 0:
-            raise NotImplementedError(f"{offset} is not available inside JAX transformations")
     if name == "samples":
         raise NotImplementedError(
             "samples is not available inside JAX transformations; call it on concrete arrays"
@@ -356,9 +437,11 @@ def call(name: str, layer: Perturbed, theta: Any, *args: Any, **parameters: Any)
             f"theta is a {kind_of(theta)} array inside a JAX transformation; pass "
             "jax.numpy.asarray(theta)"
         )
-    layer = _in_numpy(layer)
-    _checked(layer, theta.shape, theta.dtype)
+    epsilon = _temperatures(layer, theta)
+    layer = layer._at(1.0)
+    _checked(layer, theta.shape, theta.dtype, _is_shared(layer, epsilon))
     seeds = _words(layer, named.pop("seed"))
+    offsets = _offsets(named.pop("row_offset"), named.pop("sample_offset"))
     arrays = [_beside(named.pop(key), theta, key) for key in _ARRAYS if named.get(key) is not None]
     named.pop("direction", None)
     if name == "estimate" and bool(arrays) != (named["of"] in ("vjp", "jvp")):
@@ -368,12 +451,25 @@ def call(name: str, layer: Perturbed, theta: Any, *args: Any, **parameters: Any)
         spec = Spec(operation, layer, theta.ndim, tuple(map(bool, named.values())))
     else:
         spec = Spec("method", layer, theta.ndim, (name, tuple(named.items())))
-    results = perturbed_p.bind(theta, seeds, *arrays, spec=spec)
+    operands = _varying_alike(theta, seeds, offsets, epsilon, *arrays)
+    results = perturbed_p.bind(*operands, spec=spec)
     if name != "estimate":
         return results[0]
     mean, error, number = results
-    fixed = isinstance(layer.num_samples, int) and not _facts(spec, theta).exact
+    fixed = (
+        isinstance(layer.num_samples, int) and not _facts(spec, theta, None, None, epsilon).exact
+    )
     return Estimate(mean, error, layer.num_samples if fixed else number)
+
+
+def _varying_alike(*operands):
+    """The operands, all varying over the axes of ``jax.shard_map`` that any varies over."""
+    varies = [jax.typeof(x).manual_axis_type.varying for x in operands]
+    axes = frozenset().union(*varies)
+    return [
+        jax.lax.pcast(x, tuple(axes - own), to="varying") if axes - own else x
+        for x, own in zip(operands, varies, strict=True)
+    ]
 
 
 _ARRAYS = ("v", "t", "w", "y_true", "direction")
@@ -384,48 +480,61 @@ def _signature(method: Callable) -> inspect.Signature:
     return inspect.signature(method)
 
 
-@ft.lru_cache(maxsize=256)
-def _in_numpy(layer: Perturbed) -> Perturbed:
-    """The layer with its temperatures in NumPy: a callback must not call JAX."""
-    epsilon = layer.epsilon
-    if isinstance(epsilon, float):
-        return layer
-    if is_traced(epsilon):
-        raise NotImplementedError(
-            "epsilon is traced by JAX (jit, grad or vmap): it must be a number or a concrete array "
-            "when the function is traced; its gradient is layer.vjp_epsilon, on concrete arrays"
-        )
-    if kind_of(epsilon) not in ("numpy", "jax"):
-        raise TypeError(
-            f"epsilon is a {kind_of(epsilon)} array but theta is a jax array; pass one kind"
-        )
-    return dataclasses.replace(layer, epsilon=np.asarray(epsilon))
-
-
 class Facts(NamedTuple):
-    """What follows from a layer and the shape of its scores."""
+    """What follows from a layer and the shape of its scores and temperatures."""
 
-    one_temperature: bool
-    """A row; else one a coordinate."""
     exact: bool
     sign: int
     """-1 where scores are costs."""
 
 
 @ft.lru_cache(maxsize=1024)
-def _checked(layer: Perturbed, shape: tuple[int, ...], dtype: np.dtype) -> Facts:
+def _checked(layer: Perturbed, shape: tuple[int, ...], dtype: np.dtype, shared: bool) -> Facts:
     """Raise what a call with such scores would, before it is compiled."""
-    compute = compute_dtype(dtype.name, "theta", "theta.astype('float32')")
-    scores = as_scores(np.zeros(shape, compute), "theta", layer.oracle.event_ndim)
-    whole = layer._whole(scores, Place(0))
+    scores = _dummy(layer, shape, dtype)
+    whole = (layer if shared else layer._at(np.ones(shape)))._whole(scores, Place(0))
     exact = layer._is_exact(whole)
     if isinstance(layer.num_samples, int) and not exact:
         designed(whole, layer.num_samples)
-    return Facts(whole.epsilon.shape[1] == 1, exact, int(whole.sign))
+    return Facts(exact, int(whole.sign))
 
 
-def _facts(spec: Spec, theta) -> Facts:
-    return _checked(spec.layer, theta.shape[theta.ndim - spec.axes :], theta.dtype)
+def _dummy(layer: Perturbed, shape: tuple[int, ...], dtype: np.dtype):
+    """Scores of a shape and dtype that a call would take."""
+    compute = compute_dtype(dtype.name, "theta", "theta.astype('float32')")
+    return as_scores(np.zeros(shape, compute), "theta", layer.oracle.event_ndim)
+
+
+def _facts(spec: Spec, theta, seeds, offsets, epsilon, *arrays) -> Facts:
+    own = slice(theta.ndim - spec.axes, None)
+    shared = _is_shared(spec.layer, epsilon)
+    return _checked(spec.layer, theta.shape[own], theta.dtype, shared)
+
+
+def _is_shared(layer: Perturbed, epsilon) -> bool:
+    """Whether a row has one temperature."""
+    event = layer.oracle.event_ndim
+    return epsilon.shape[-event:] == (1,) * event
+
+
+def _temperatures(layer: Perturbed, theta):
+    """``epsilon`` as an operand: with the axes of theta, (..., 1) or one a coordinate."""
+    epsilon, event = layer.epsilon, layer.oracle.event_ndim
+    if kind_of(epsilon) not in ("numpy", "jax"):
+        raise TypeError(
+            f"epsilon is a {kind_of(epsilon)} array but theta is a jax array; pass one kind"
+        )
+    scores = _dummy(layer, theta.shape, theta.dtype)
+    as_temperatures(np.ones(np.shape(epsilon)), scores)  # raises where shapes do not fit
+    if not is_traced(epsilon):
+        check_temperatures(np.asarray(epsilon))
+    epsilon = jnp.asarray(epsilon, scores.rows.dtype)
+    whole = epsilon.ndim == theta.ndim
+    if whole and epsilon.shape[-event:] != (1,) * event:
+        return jnp.broadcast_to(epsilon, theta.shape)
+    if not whole:
+        epsilon = epsilon.reshape(epsilon.shape + (1,) * event)
+    return jnp.broadcast_to(epsilon, theta.shape[: theta.ndim - event] + (1,) * event)
 
 
 def _beside(x, theta, name: str):
@@ -459,3 +568,14 @@ def _words(layer: Perturbed, seed):
             f"{seed.dtype}{list(seed.shape)}"
         )
     return seed
+
+
+def _offsets(row_offset, sample_offset):
+    """The numbers of the first row and of the first sample as an operand, traced or not."""
+    if not is_traced(row_offset, sample_offset):
+        return np.array(as_place(None, row_offset, sample_offset)[1:3], np.uint32)
+    for name, value in (("row_offset", row_offset), ("sample_offset", sample_offset)):
+        if is_traced(value) and (value.ndim > 0 or value.dtype.kind not in "iu"):
+            raise TypeError(f"{name} must be an integer, got {value.dtype}{list(value.shape)}")
+    traced = next(x for x in (row_offset, sample_offset) if is_traced(x))
+    return jnp.stack([jnp.asarray(x, traced.dtype) for x in (row_offset, sample_offset)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -147,6 +148,146 @@ def test_a_function_of_jacobians(compile):
             assert not blocks[b, :, (b + 1) % 3].any()
     hessian = np.asarray(compile(jax.hessian(lambda x: LAYER.max(x, seed=SEED).sum()))(x))
     np.testing.assert_allclose(hessian[1, :, 1], expected[1], rtol=1e-5, atol=1e-6)
+
+
+TEMPERATURES = {
+    "scalar": lambda shape: np.float32(0.4),
+    "rows": lambda shape: np.linspace(0.2, 0.5, shape[0], dtype=np.float32),
+    "coordinates": lambda shape: np.linspace(
+        0.2, 0.5, np.prod(shape[1:]), dtype=np.float32
+    ).reshape(1, *shape[1:]),
+}
+LEARNED = {
+    "normal": LAYER,
+    "gumbel": dpo.Perturbed(noise="gumbel", num_samples=64),
+    "topk": dpo.Perturbed(dpo.TopK(2), num_samples=64, variance_reduction="antithetic"),
+    "ranks": dpo.Perturbed(dpo.Ranks(), num_samples=64, variance_reduction="none"),
+    "paths": dpo.Perturbed(dpo.ShortestPath(min_cost=2.5), num_samples=64),
+    "qmc": dpo.Perturbed(num_samples=64, variance_reduction="qmc"),
+    "multiplicative": dpo.Perturbed(num_samples=64, perturbation="multiplicative"),
+    "exact": dpo.Perturbed(method="exact"),
+}
+learned = pytest.mark.parametrize("name", LEARNED)
+
+
+def scores(name, dtype=np.float32):
+    """Scores, a cotangent, and targets, for a layer whose temperature is learned."""
+    rng = np.random.default_rng(1)
+    theta, v = rng.standard_normal((2, *((3, 4, 4) if name == "paths" else (3, 5)))).astype(dtype)
+    theta = theta + 3 if name == "paths" else theta
+    oracle = LEARNED[name].oracle
+    return theta, v, dpo.Perturbed(oracle, epsilon=1e-6, num_samples=1)(theta + v, seed=0)
+
+
+def at(name, epsilon):
+    return dataclasses.replace(LEARNED[name], epsilon=epsilon)
+
+
+@learned
+@pytest.mark.parametrize("shape", TEMPERATURES)
+@compiled
+def test_gradients_in_epsilon_are_those_of_torch(name, shape, compile):
+    torch = pytest.importorskip("torch")
+    theta, v, target = scores(name)
+    epsilon = TEMPERATURES[shape](theta.shape)
+
+    def losses(epsilon, theta, v, target):
+        layer = at(name, epsilon)
+        return (
+            (layer(theta, seed=SEED) * v).sum(),
+            layer.max(theta, seed=SEED).sum(),
+            layer.loss(theta, target, seed=SEED).sum(),
+        )
+
+    arrays = tuple(map(jnp.asarray, (theta, v, target)))
+    slopes = compile(jax.jacrev(lambda e, x: losses(e, x, *arrays[1:]), argnums=(0, 1)))
+    for k, slope in enumerate(slopes(jnp.asarray(epsilon), arrays[0])):
+        e, x = (torch.tensor(a, requires_grad=True) for a in (epsilon, theta))
+        losses(e, x, torch.tensor(v), torch.tensor(target))[k].backward()
+        for ours, theirs in zip(slope, (e.grad, x.grad), strict=True):
+            assert ours.shape == theirs.shape
+            scale = float(abs(theirs).max())
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6 * scale)
+
+
+@learned
+@pytest.mark.parametrize("shape", TEMPERATURES)
+@compiled
+def test_forward_mode_in_epsilon_is_reverse_mode_transposed(name, shape, compile):
+    theta, v, _ = scores(name, np.float64)
+    with jax.enable_x64(True):
+        x, u = jnp.asarray(theta), jnp.asarray(v)
+        e = jnp.asarray(TEMPERATURES[shape](theta.shape), float)
+        t = jnp.cos(jnp.arange(e.size, dtype=float)).reshape(e.shape)
+        for f in (
+            lambda e, x: at(name, e)(x, seed=SEED),
+            lambda e, x: at(name, e).max(x, seed=SEED),
+        ):
+            y, pullback = jax.vjp(f, e, x)
+            w = u.reshape(-1)[: y.size].reshape(y.shape)
+            by_epsilon, by_theta = pullback(w)
+            push = compile(lambda e, x, f=f: jax.jvp(f, (e, x), (t, u))[1])
+            forward, reverse = (push(e, x) * w).sum(), (by_epsilon * t).sum() + (by_theta * u).sum()
+            np.testing.assert_allclose(forward, reverse, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["normal", "paths", "multiplicative", "exact"])
+@compiled
+def test_epsilon_slope_of_max_and_loss_is_a_difference_quotient(name, compile):
+    theta, _, target = scores(name, np.float64)
+    with jax.enable_x64(True):
+        x, y, h = jnp.asarray(theta), jnp.asarray(target), 1e-6
+        for f in (
+            lambda e: at(name, e).max(x, seed=SEED).sum(),
+            lambda e: at(name, e).loss(x, y, seed=SEED).sum(),
+        ):
+            quotient = (f(0.4 + h) - f(0.4 - h)) / (2 * h)
+            np.testing.assert_allclose(compile(jax.grad(f))(0.4), quotient, rtol=1e-6, atol=1e-7)
+
+
+def test_epsilon_under_vmap_and_a_learned_epsilon():
+    """Every instance gives what it gives alone; one compilation serves every temperature."""
+    theta, v, target = scores("normal")
+    x, u, y = map(jnp.asarray, (theta, v, target))
+    many, traces = jnp.array([0.2, 0.5, 2.0]), []
+
+    @jax.jit
+    def slope(e):
+        traces.append(e)
+        return jax.grad(lambda e: (at("normal", e)(x, seed=SEED) * u).sum())(e)
+
+    alone = jnp.stack([slope(e) for e in many])
+    assert len(traces) == 1
+    equal(jax.jit(jax.vmap(slope))(many), alone)
+    rows = jax.vmap(lambda e, x: at("normal", e)(x, seed=SEED))(many, x)
+    expected = [at("normal", float(e))(t, seed=SEED) for e, t in zip(many, theta, strict=True)]
+    equal(rows, expected)
+    loss = jax.jit(lambda e: at("normal", e).loss(x, y, seed=SEED).mean())
+    e = jnp.array(2.0)
+    for _ in range(20):
+        e = e - 0.1 * jax.grad(loss)(e)
+    assert 0 < e < 2 and loss(e) < loss(2.0)
+    with pytest.raises(Exception, match="epsilon must be positive and finite"):
+        slope(-1.0).block_until_ready()
+
+
+def test_second_derivatives_in_epsilon():
+    """Of the slope in theta right, as it is the perturbed optimum; of that in epsilon an error."""
+    theta, v, _ = scores("normal")
+    x, u = jnp.asarray(theta), jnp.asarray(v)
+
+    def mixed(e):
+        return (jax.grad(lambda x: at("normal", e).max(x, seed=SEED).sum())(x) * u).sum()
+
+    expected = at("normal", 1.0).vjp_epsilon(theta, v, seed=SEED).sum()
+    np.testing.assert_allclose(jax.grad(mixed)(1.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jvp(mixed, (1.0,), (1.0,))[1], expected, rtol=1e-5)
+    for f in (
+        lambda e: at("normal", e).max(x, seed=SEED).sum(),
+        lambda e: (at("normal", e)(x, seed=SEED) * u).sum(),
+    ):
+        with pytest.raises(NotImplementedError, match="stop_gradient"):
+            jax.grad(jax.grad(f))(1.0)
 
 
 @pytest.mark.parametrize("name", ["normal", "paths", "qmc", "rows", "coordinates", "exact ranks"])
@@ -344,9 +485,10 @@ def test_errors_are_raised_while_tracing():
         jax.eval_shape(lambda s: LAYER(np.zeros(3), seed=s), 0)
     with pytest.raises(NotImplementedError, match="samples"):
         jax.eval_shape(lambda x: LAYER.samples(x, seed=0), x)
-    for epsilon in (0.5, np.ones(3)):
-        with pytest.raises(NotImplementedError, match="epsilon is traced"):
-            jax.jit(lambda e: dpo.Perturbed(epsilon=e)(x, seed=0))(epsilon)
+    with pytest.raises(ValueError, match="epsilon must be one number, or broadcast"):
+        jax.eval_shape(lambda e: dpo.Perturbed(epsilon=e)(x, seed=0), np.ones(2))
+    with pytest.raises(ValueError, match="epsilon must be positive"):
+        trace(dpo.Perturbed(epsilon=jnp.array([1.0, -1.0, 1.0])))
     with pytest.raises(TypeError, match=r"y_true requires a gradient"):
         jax.grad(lambda y: LAYER.loss(x, y, seed=0).sum())(jnp.eye(5)[:3])
 
