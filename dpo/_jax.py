@@ -14,8 +14,9 @@ and sample, the temperatures and arrays beside them:
     method            anything explicit           an error
 
 The transpose of a product is its adjoint, on the samples that the value saw: forward and reverse
-mode are the same numbers. Outside ``jit`` the primitive calls the layer on concrete arrays; inside,
-through a callback on the CPU, which runs NumPy and never JAX.
+mode are the same numbers. Outside ``jit`` the primitive calls the layer on concrete arrays. Inside,
+on the CPU, what training calls is compiled into the program (``_jax_cpu.py``) where it is small,
+and everything else is a callback, which runs NumPy and never JAX.
 
 Temperatures are an operand of as many axes as the scores, with one entry a row or one a
 coordinate: how an ``epsilon`` broadcasts, and the sum that transposes it, are JAX's own.
@@ -243,11 +244,15 @@ def _over_devices(*operands, spec: Spec):
 
 
 def _compiled(context, *operands, spec: Spec):
-    """The operation inside a compiled program.
+    """The operation inside a compiled program: a handler, or a callback.
 
-    This is ``jax.pure_callback`` without its copies of the operands to JAX arrays: where
+    The callback is ``jax.pure_callback`` without its copies of the operands to JAX arrays: where
     XLA has one thread, those wait for the very thread that waits for the callback.
     """
+    plan = _handlers().plan(spec, _facts(spec, *context.avals_in).exact, *context.avals_in)
+    if plan is not None:
+        handler, parameters = plan
+        return jax.ffi.ffi_lowering(handler)(context, *operands, parameters=parameters)
     if getattr(context.module_context.axis_context, "num_devices", 0) != 1:
         over_devices = mlir.lower_fun(_over_devices, multiple_results=True)
         return over_devices(context, *operands, spec=spec)
@@ -262,6 +267,14 @@ def _compiled(context, *operands, spec: Spec):
         returns_token=False,
     )
     return results
+
+
+@ft.cache
+def _handlers():
+    """Importing them imports Numba, so not before a program is compiled."""
+    from . import _jax_cpu
+
+    return _jax_cpu
 
 
 def _elsewhere(context, *operands, spec: Spec):

@@ -1,0 +1,234 @@
+"""What is compiled into JAX programs: the bits of NumPy, its errors, and no Python on the way."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+import numpy as np
+import pytest
+
+import dpo
+from dpo._seeds import Place
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+
+from dpo import _jax_cpu, _jax_ffi  # noqa: E402
+
+WORDS = np.array([9, 3], np.uint32)
+SEED = (3 << 32) | 9
+# (rows, coordinates, samples): each kernel, and where NumPy and handlers choose between them.
+SHAPES = [(1, 2, 1), (3, 5, 64), (2, 40, 300), (70, 9, 2), (2, 16, 9), (2, 17, 8), (4, 150, 33)]
+
+
+def arrays(rows, d, dtype):
+    """Scores (one masked), a direction, and targets that put no weight on what is masked."""
+    rng = np.random.default_rng(0)
+    theta, v = rng.standard_normal((2, rows, d))
+    target = rng.dirichlet(np.ones(d), rows)
+    target[0] = np.eye(d)[0]
+    theta[-1, -1], target[-1, -1] = -np.inf, 0
+    target /= target.sum(1, keepdims=True)
+    return theta.astype(dtype), v.astype(dtype), target.astype(dtype)
+
+
+def handlers(f, *args):
+    """Names of the handlers in a compiled function."""
+    text = jax.jit(f).lower(*args).as_text()
+    return {n for n in ("argmax", "argmax_rows", "argmax_dense") if f"@dpo_{n}_float" in text}, text
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("reduction", ["loo", "none"])
+def test_the_bits_of_numpy(shape, reduction, family, dtype):
+    rows, d, m = shape
+    theta, v, target = arrays(rows, d, dtype)
+    epsilon = np.linspace(0.3, 0.9, rows, dtype=dtype)
+    shared = dict(noise=family, num_samples=m, variance_reduction=reduction)
+    layer = dpo.Perturbed(epsilon=epsilon, **shared)
+    with jax.enable_x64(dtype == np.float64):
+        x, u, y, e = map(jnp.asarray, (theta, v, target, epsilon))
+        assert x.dtype == dtype
+
+        def at(e):
+            return dpo.Perturbed(epsilon=e, **shared)
+
+        def program(x, e, words):
+            value, pullback = jax.vjp(lambda x, e: at(e)(x, seed=words), x, e)
+            maximum = jax.value_and_grad(lambda x, e: at(e).max(x, seed=words).sum(), (0, 1))
+            loss = jax.value_and_grad(lambda x: at(e).loss(x, y, seed=words).sum())
+            push = jax.jvp(lambda x: at(e)(x, seed=words), (x,), (u,))[1]
+            return (
+                value, pullback(u), push, at(e).max(x, seed=words), at(e).loss(x, y, seed=words),
+                maximum(x, e)[1], loss(x)[1],
+            )  # fmt: skip
+
+        names, text = handlers(program, x, e, WORDS)
+        assert names and "callback" not in text
+        value, (by_theta, by_epsilon), pushed, maximum, loss, slopes, residual = jax.jit(program)(
+            x, e, WORDS
+        )
+    equal = np.testing.assert_array_equal
+    equal(value, layer(theta, seed=SEED))
+    equal(by_theta, layer.vjp(theta, v, seed=SEED))
+    equal(by_epsilon, layer.vjp_epsilon(theta, v, seed=SEED))
+    equal(pushed, layer.jvp(theta, v, seed=SEED))
+    equal(maximum, layer.max(theta, seed=SEED))
+    equal(loss, layer.loss(theta, target, seed=SEED))
+    equal(slopes[0], value)
+    equal(residual, np.asarray(value) - target)
+    call = layer._prepare(theta, Place(SEED), "max")[0]
+    top, _, mean = call.sampler.maximum()
+    equal(slopes[1], call.sampler.epsilon_slope_of_maximum(top, mean)[:, 0].astype(dtype))
+
+
+def test_temperatures_forward_and_mapped_calls(dtype):
+    """Forward mode in epsilon, calls with seeds of their own, and every kind of seed."""
+    theta, v, _ = arrays(3, 5, dtype)
+    layer = dpo.Perturbed(epsilon=0.7, num_samples=64)
+    words = np.random.default_rng(1).integers(0, 2**32, (4, 2), dtype=np.uint32)
+    many = np.stack([theta, v, theta[::-1], v[::-1]])
+    push = lambda e: dpo.Perturbed(epsilon=e, num_samples=64)(jnp.asarray(theta), seed=WORDS)  # noqa: E731
+    with jax.enable_x64(dtype == np.float64):
+        f = lambda e: jax.jvp(push, (e,), (jnp.ones_like(e),))  # noqa: E731
+        y, change = jax.jit(f)(jnp.asarray(0.7, dtype))
+        call = layer._prepare(theta, Place(SEED), "value")[0]
+        np.testing.assert_array_equal(y, layer(theta, seed=SEED))
+        expected = call.sampler.epsilon_jvp(np.ones((3, 1), dtype)).astype(dtype)
+        np.testing.assert_array_equal(change, expected)
+        mapped = jax.vmap(lambda x, w: layer(x, seed=w))
+        names, _ = handlers(mapped, jnp.asarray(many), words)
+        assert names == {"argmax"}
+        expected = [layer(t, seed=w) for t, w in zip(many, words, strict=True)]
+        np.testing.assert_array_equal(jax.jit(mapped)(jnp.asarray(many), words), expected)
+        for kind in (np.uint32, np.int32, *((np.int64, np.uint64) if dtype == np.float64 else ())):
+            y = jax.jit(lambda x, s: layer(x, seed=s))(jnp.asarray(theta), kind(2**31 - 1))
+            np.testing.assert_array_equal(y, layer(theta, seed=2**31 - 1))
+        if dtype == np.float64:
+            y = jax.jit(lambda x, s: layer(x, seed=s))(jnp.asarray(theta), np.uint64(2**64 - 5))
+            np.testing.assert_array_equal(y, layer(theta, seed=2**64 - 5))
+
+
+def test_what_is_not_compiled():
+    """Anything else, and what would keep more than one thread busy, is a callback."""
+    before = dpo.get_num_threads()
+    dpo.set_num_threads(2)
+    try:
+        for layer, rows, compiled in (
+            (dpo.Perturbed(num_samples=64), 3, True),
+            (dpo.Perturbed(num_samples=64), 3000, False),
+            (dpo.Perturbed(dpo.TopK(2), num_samples=64), 3, False),
+            (dpo.Perturbed(num_samples=64, variance_reduction="antithetic"), 3, False),
+            (dpo.Perturbed(num_samples=64, epsilon=np.ones((1, 5))), 3, False),
+            (dpo.Perturbed(num_samples=dpo.Adaptive(0.1)), 3, False),
+            (dpo.Perturbed(method="exact"), 3, False),
+        ):
+            names, text = handlers(lambda x, layer=layer: layer(x, seed=0), jnp.zeros((rows, 5)))
+            assert bool(names) == compiled and ("callback" in text) != compiled
+        half = jnp.zeros((3, 5), jnp.float16)
+        assert not handlers(lambda x: dpo.Perturbed(num_samples=8)(x, seed=0), half)[0]
+    finally:
+        dpo.set_num_threads(before)
+
+
+def test_bad_operands_raise_what_the_layer_raises():
+    layer, x, y = dpo.Perturbed(num_samples=4), jnp.zeros((3, 5)), jnp.eye(5)[:3]
+
+    def at(e):
+        return dpo.Perturbed(num_samples=4, epsilon=e)
+
+    nan = x.at[1, 2].set(jnp.nan)
+    for f, args, message in (
+        (lambda x: layer(x, seed=0), (nan,), "theta contains NaN, first at row 1, coordinate 2"),
+        (lambda x, s: layer(x, seed=s), (x, -1), r"seed must be in 0 .. 2\*\*64 - 1, got -1"),
+        (
+            lambda x, s: layer(x, seed=s),
+            (x, jnp.array([1, -2])),
+            r"two words of seed must be in 0 .. 2\*\*32 - 1",
+        ),
+        (lambda x, e: at(e)(x, seed=0), (x, 0.0), "epsilon must be positive and finite, got 0.0"),
+        (lambda x, e: at(e)(x, seed=0), (x, 1e-35), r"epsilon must lie in \[1e-30, 1e30\]"),
+        (lambda x, y: layer.loss(x, y, seed=0), (x, 2 * y), "y_true must be one-hot"),
+        (lambda x, y: layer.loss(x, y, seed=0), (x, y.at[0].set(jnp.nan)), "y_true must be"),
+        (
+            lambda x, v: jax.vjp(lambda x: layer(x, seed=0), x)[1](v)[0],
+            (x, nan),
+            "a tangent must be finite",
+        ),
+        (
+            lambda x, k: layer(x, seed=0, sample_offset=k),
+            (x, jnp.uint32(2**32 - 2)),
+            r"sample_offset \+ num_samples must be at most",
+        ),
+    ):
+        names, _ = handlers(f, *args)
+        assert names
+        with pytest.raises(Exception, match=message):
+            jax.block_until_ready(jax.jit(f)(*args))
+    np.testing.assert_array_equal(  # tolerated, as outside
+        jax.jit(lambda y: layer.loss(x, y, seed=0))(y * 1.00095),
+        layer.loss(np.zeros((3, 5), np.float32), np.asarray(y * 1.00095), seed=0),
+    )
+
+
+def test_threads_call_one_program_at_once():
+    layer = dpo.Perturbed(num_samples=300)
+    f = jax.jit(jax.value_and_grad(lambda x, s: (layer(x, seed=s) ** 2).sum()))
+    many = np.random.default_rng(2).standard_normal((8, 4, 20)).astype(np.float32)
+    alone = [jax.device_get(f(x, k)) for k, x in enumerate(many)]
+    together: list = [None] * len(many)
+
+    def work(k):
+        for _ in range(20):
+            together[k] = jax.device_get(f(many[k], k))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(many))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for a, b in zip(alone, together, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_an_unknown_version_is_refused_and_calls_go_on(monkeypatch):
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+    def silent(frame):
+        """A handler that does not know the version it is asked for."""
+
+    address = ctypes.cast(silent, ctypes.c_void_p).value
+    assert not _jax_ffi.register("dpo_test_silent", address)
+    monkeypatch.setattr(_jax_cpu, "registered", lambda *_: None)
+    layer, x = dpo.Perturbed(num_samples=8), jnp.arange(6.0).reshape(2, 3)
+    names, text = handlers(lambda x: layer(x, seed=0), x)
+    assert not names and "callback" in text
+    y = jax.jit(lambda x: layer(x, seed=0))(x)
+    np.testing.assert_array_equal(y, layer(np.asarray(x), seed=0))
+
+
+def test_records_are_those_of_xla():
+    """Sizes and places of the fields, as in the header that comes with JAX's library."""
+    sizes = {
+        "CallFrame": (_jax_ffi.CallFrame, 168),
+        "Buffer": (_jax_ffi.Buffer, 48),
+        "Args": (_jax_ffi.Values, 40),
+        "Attrs": (_jax_ffi.Attributes, 48),
+    }
+    for record, size in sizes.values():
+        assert ctypes.sizeof(record) == size
+    assert _jax_ffi.at(_jax_ffi.CallFrame, "operands", "values") == 9
+    assert _jax_ffi.at(_jax_ffi.Metadata, "version", "major") == 3
+
+
+def test_machine_code_on_disk_is_stamped_with_every_source(monkeypatch):
+    _jax_cpu.registered("argmax", "float32")
+    stamp = _jax_cpu._stamp.__wrapped__
+    now, original = stamp(), _jax_cpu.Path.read_bytes
+
+    def edited(path):
+        return original(path) + (b"# edited" if path.name == "_jax_ffi.py" else b"")
+
+    monkeypatch.setattr(_jax_cpu.Path, "read_bytes", edited)
+    assert stamp() != now
+    assert any(h._cache._cache_file._source_stamp == now for h in _jax_cpu._kept)
