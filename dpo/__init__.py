@@ -14,6 +14,8 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):
     # Imported from a checkout, where kernels/ and validation/ lie beside this folder, not in it.
     __path__.append(_os.path.dirname(_here))
 
+from ._black_box import PerturbedFunction as PerturbedFunction
+from ._black_box import perturbed as perturbed
 from ._checks import Adaptive as Adaptive
 from ._estimate import Estimate as Estimate
 from ._functional import fenchel_young_loss as fenchel_young_loss
@@ -31,6 +33,8 @@ from ._oracles import Ranks as Ranks
 from ._oracles import ShortestPath as ShortestPath
 from ._oracles import TopK as TopK
 from ._perturbed import Perturbed as Perturbed
+from ._solver import PerInstance as PerInstance
+from ._solver import SolverError as SolverError
 from ._version import __version__ as __version__
 from .kernels.cpu.threads import get_num_threads as get_num_threads
 from .kernels.cpu.threads import set_num_threads as set_num_threads

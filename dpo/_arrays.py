@@ -73,7 +73,7 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
     return Scores(rows, array.shape, batch, kind, restore)
 
 
-def as_companion(x: Any, name: str, like: Scores) -> np.ndarray:
+def as_companion(x: Any, name: str, like: Scores, of: str = "theta") -> np.ndarray:
     """A second array (a cotangent, a target) beside ``like``: same kind, broadcast to its shape.
 
     Unlike scores it may be of integers or booleans: one-hot targets often are.
@@ -83,7 +83,7 @@ def as_companion(x: Any, name: str, like: Scores) -> np.ndarray:
         array = np.broadcast_to(array, like.shape)
     except ValueError:
         raise ValueError(
-            f"{name} must broadcast to theta's shape {like.shape}, got shape {array.shape}"
+            f"{name} must broadcast to {of}'s shape {like.shape}, got shape {array.shape}"
             + ("; for class labels pass one-hot rows" if name == "y_true" else "")
         ) from None
     if not np.isfinite(array).all():

@@ -198,7 +198,7 @@ class Sampler(NamedTuple):
         """
         base, relative = self._slope(weighting)
         slope = base * relative
-        error = self._no_error(v.shape)
+        error = self._no_error(self.theta.shape)
         if not self._is_small or errors:
             kept = kept or self._before_vjp()
             sums = self._launch(
@@ -283,10 +283,10 @@ class Sampler(NamedTuple):
 
     def jacobian(self, errors: bool = False) -> MeanAndError:
         """``J``, (rows, d, d), ``J[b, i, k] = d y_i / d theta_k``, and its standard error."""
-        rows, d = self.theta.shape
+        d = self.theta.shape[1]
         base, relative = self._slope()
         sums = self._launch(JACOBIAN, squares=errors)
-        outer = sums.totals.reshape(rows, sums.totals.shape[1], d + 1, d)
+        outer = sums.totals.reshape(*sums.totals.shape[:2], sums.totals.shape[2] // d, d)
         mean = sums.counts[:, 0] / self.num_samples
         total = self._centred(outer[:, 0], mean)
         scale = (base * relative)[:, None] / self._divisor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,8 @@ class Problem(NamedTuple):
     """What the coordinates of every solution sum to, where that is the same for all."""
     homogeneous: bool = True
     """Whether scaling what a sample sees by a positive number changes no solution."""
+    solver: Callable | None = None
+    """What solves it where no kernel does; ``places`` then holds the number of every row."""
 
 
 class Draws(NamedTuple):

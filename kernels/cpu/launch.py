@@ -72,7 +72,7 @@ def launch(
         epsilon=np.asarray(epsilon, theta.dtype),
         draws=draws,
         key=(np.uint64(draws.seed[0]), np.uint64(draws.seed[1])),
-        row_ids=_row_ids(draws, len(theta)),
+        row_ids=padded_row_ids(draws, len(theta)),
         operation=operation,
         squares=squares,
         direction=empty if direction is None else compiled_layout(direction),
@@ -249,7 +249,7 @@ def _joined(counts: np.ndarray, sums: np.ndarray, parts: int) -> Sums:
     return Sums(counts, sums)
 
 
-def _row_ids(draws: Draws, rows: int) -> np.ndarray:
+def padded_row_ids(draws: Draws, rows: int) -> np.ndarray:
     """An identity a row, long enough to load whole blocks of lanes."""
     row_ids = np.zeros(rows + LANES, np.uint64)
     row_ids[:rows] = np.arange(rows) if draws.row_ids is None else draws.row_ids

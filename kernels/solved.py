@@ -1,0 +1,130 @@
+"""Accumulate: the sums of a launch, of solutions that were found outside the kernels.
+
+The sums are those of ``kernels/cpu/fused.py``, of solutions ``y`` of any real numbers and any size
+D, for perturbed scores of size d: what solves may be any function. They are float64 throughout, and
+run over the windows of samples in order; a window's size follows from the shapes alone, so the same
+call gives the same bits for any number of threads.
+
+    value     counts[0] = sum y                    deviations: of y - origin, with sum (Y - Origin)^2
+    maximum   sums[0] = sum <y, p>                 sums[1] = sum <Y, P>^2
+    vjp       sums[0] = sum a s                    sums[1] = sum (A S)^2         a = <v, y - mean>
+    jvp       sums[0] = sum y b                    sums[1], [2] = sum X B, X^2   b = <s, t>
+    jacobian  sums[0] = sum y s^T                  sums[1], [2] = sum X B, X^2
+    moments   sums[0] = sum y w                    sums[1] = sum y w z           w = 1 or p
+
+Capitals are sums over antithetic pairs, X is that of ``y b``; the last entry of jvp and jacobian
+is of y = 1. As there, each of a pair is centred by the other pairs: ``pull``. The origin is the
+first solution, so that a spread much smaller than the solutions is not lost.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .codes import ANTITHETIC, JACOBIAN, JVP, MAXIMUM, MOMENTS, VALUE, VJP, Draws
+from .cpu.draws import Perturbation
+from .reference_sums import mates
+
+
+class Accumulator:
+    """The sums of one launch: ``add`` windows of an even number of samples, the last one any."""
+
+    def __init__(
+        self,
+        operation: int,
+        draws: Draws,
+        direction: np.ndarray | None = None,
+        mean: np.ndarray | None = None,
+        squares: bool = False,
+    ):
+        self.operation, self.squares = operation, squares
+        self.direction, self.mean = direction, mean
+        self.multiplicative = draws.multiplicative
+        self._num_samples = draws.num_samples
+        self.paired = draws.design == ANTITHETIC
+        self.pull = 1 / (draws.num_samples - 2) if self.paired and draws.num_samples > 2 else 0.0
+        self.origin: np.ndarray | None = None
+        self.deviations = self.totals = np.zeros(())
+
+    @property
+    def counts(self) -> np.ndarray:
+        """``sum y``, (rows, 1, D)."""
+        return self.deviations[:, :1] + self._num_samples * self.origin
+
+    def add(self, y: np.ndarray, seen: Perturbation) -> None:
+        """A window: solutions ``y``, (samples, rows, D), of what they have ``seen``."""
+        y = y.astype(np.float64)
+        if self.origin is None:
+            self.origin = np.where(np.isfinite(y[0]), y[0], 0.0)[:, None]
+        x = y - self.origin[:, 0]
+        self.deviations = self.deviations + np.stack(
+            [x.sum(0), (self._of_pair(x) ** 2).sum(0)], axis=1
+        )
+        if self.operation != VALUE:
+            self.totals = self.totals + _TERMS[self.operation](self, y, seen)
+
+    def _of_pair(self, x: np.ndarray) -> np.ndarray:
+        return x + mates(x) if self.paired else x
+
+    def _pulled(self, x: np.ndarray) -> np.ndarray:
+        return x + self.pull * (x + mates(x)) if self.paired else x
+
+    def _maximum(self, y: np.ndarray, seen: Perturbation) -> np.ndarray:
+        values = (y * chosen(y, seen.p)).sum(-1, keepdims=True)
+        return np.stack([values.sum(0), (self._of_pair(values) ** 2).sum(0)], axis=1)
+
+    def _vjp(self, y: np.ndarray, seen: Perturbation) -> np.ndarray:
+        a = np.einsum("mbi,bi->mb", y - self.mean, self.direction.astype(np.float64))
+        a = self._pulled(a)[..., None]
+        total = np.einsum("mbj,mbi->bi", a, seen.s)
+        if not self.squares:
+            return total[:, None]
+        return np.stack([total, (self._of_pair(a * seen.s) ** 2).sum(0)], axis=1)
+
+    def _jvp(self, y: np.ndarray, seen: Perturbation) -> np.ndarray:
+        b = np.einsum("mbi,bi->mb", seen.s, self.direction, dtype=np.float64)[..., None]
+        return self._weighted(_with_ones(y), b)
+
+    def _weighted(self, y: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """``sum y b`` and, where asked for, ``sum X B`` and ``sum X^2``, entry by entry."""
+        pulled = self._pulled(b)
+        totals = [(y * pulled).sum(0)]
+        if self.squares:
+            # y = 1 is not centred, so that of it all sums are of the plain b.
+            x = self._of_pair(np.concatenate([y[..., :-1] * pulled, y[..., -1:] * b], axis=-1))
+            totals += [(x * self._of_pair(b)).sum(0), (x * x).sum(0)]
+        totals[0][..., -1:] = b.sum(0)
+        return np.stack(totals, axis=1)
+
+    def _jacobian(self, y: np.ndarray, seen: Perturbation) -> np.ndarray:
+        y, s = _with_ones(y), seen.s.astype(np.float64)
+        if self.squares:
+            columns = [self._weighted(y, s[..., k : k + 1]) for k in range(s.shape[-1])]
+            sums = np.stack(columns, axis=-1)
+        else:
+            pulled = self._pulled(s)
+            sums = np.matmul(y.transpose(1, 2, 0), pulled.transpose(1, 0, 2))[:, None]
+            sums[:, 0, -1] = s.sum(0)
+        return sums.reshape(*sums.shape[:2], y.shape[-1] * s.shape[-1])
+
+    def _moments(self, y: np.ndarray, seen: Perturbation) -> np.ndarray:
+        x = y * chosen(y, seen.p) if self.multiplicative else y
+        return np.stack([x.sum(0), (x * seen.z).sum(0)], axis=1)
+
+
+_TERMS = {
+    MAXIMUM: Accumulator._maximum,
+    VJP: Accumulator._vjp,
+    JVP: Accumulator._jvp,
+    JACOBIAN: Accumulator._jacobian,
+    MOMENTS: Accumulator._moments,
+}
+
+
+def chosen(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """``p`` where ``y`` is not 0: what is masked by infinite scores counts for nothing."""
+    return np.where(y == 0, 0.0, p)
+
+
+def _with_ones(y: np.ndarray) -> np.ndarray:
+    return np.concatenate([y, np.ones((*y.shape[:-1], 1))], axis=-1)
