@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools as ft
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -22,7 +22,7 @@ from ._losses import fenchel_young
 from ._noise import Noise, Normal
 from ._perturbed import Perturbed
 from ._solved import SolvedSampler
-from ._solver import Solver, Structure
+from ._solver import PerInstance, Solver, Structure
 from .kernels.codes import Problem
 
 
@@ -32,7 +32,7 @@ def _public(method):
     @ft.wraps(method)
     def call(self, theta, *args, **parameters):
         kind = kind_of(theta)
-        if kind == "jax" and (is_traced(theta, *args) or not self.callback):
+        if kind == "jax" and is_traced(theta, self.epsilon, *_leaves((args, parameters))):
             from . import _black_box_jax
 
             return _black_box_jax.call(method.__name__, self, theta, *args, **parameters)
@@ -44,6 +44,12 @@ def _public(method):
             return method(self, theta, *args, **parameters)
 
     return call
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    """All that the arguments of a call hold."""
+    for leaf in trees.leaves(tree):
+        yield leaf.values if isinstance(leaf, PerInstance) else leaf
 
 
 class Call(NamedTuple):
@@ -73,9 +79,9 @@ class Call(NamedTuple):
         result = self.scores.restore(values.astype(self.whole.theta.dtype).reshape(shape))
         if self.scores.kind != "torch":
             return result
-        from . import _torch
+        from . import _black_box_torch
 
-        return _torch.constant(self, result)
+        return _black_box_torch.constant(self, result)
 
     def results(self, values: np.ndarray, lead: tuple = (), rest: tuple = ()) -> Any:
         """(rows, D, *rest) as the function's tree of (*lead, *batch, *leaf, *rest) results."""
@@ -135,6 +141,9 @@ class PerturbedFunction:
     memory: int = 2**26
     callback: bool = False
     result_shape: Any = None
+
+    _layer: Perturbed = field(init=False, repr=False)
+    """The settings that a layer has, checked."""
 
     def __post_init__(self):
         if not callable(self.fun):
@@ -311,7 +320,7 @@ class PerturbedFunction:
         whole, count = call.whole, num_samples or self.num_samples
         shape = call.scores.shape
         if row is not None:
-            whole = whole.of_rows(np.array([operator.index(row)]))
+            whole = SolvedSampler(*whole.of_rows(np.array([operator.index(row)])))
             shape = call.event
         if isinstance(count, Adaptive):
             raise ValueError("perturbed_scores needs num_samples where it is dpo.Adaptive")
@@ -323,16 +332,20 @@ class PerturbedFunction:
 
     # ------------------------------------------------------------------------------- preparation
 
-    def _call(self, theta, args, kwargs, seed, of: str = "value") -> Call:
-        """The call; its ``sampler`` is made when it is known what it is to estimate."""
-        if of in ("max", "loss") and not self.is_solver:
+    def require_solver(self, of: str) -> None:
+        """Raise where the function is not said to be a solver."""
+        if not self.is_solver:
             raise ValueError(
                 f"{of} is for solvers of max <y, theta>: pass maximizer=True to dpo.perturbed if "
                 "the function returns such a y (minimizes=True where scores are costs)"
             )
+
+    def _call(self, theta, args, kwargs, seed, of: str = "value") -> Call:
+        """The call; its ``sampler`` is made when it is known what it is to estimate."""
+        if of in ("max", "loss"):
+            self.require_solver(of)
         scores = as_scores(theta, "theta", self.event_ndim)
-        layer: Perturbed = self._layer  # type: ignore[attr-defined]
-        whole = layer._whole(scores, seed)
+        whole = self._layer._whole(scores, seed)
         solver = Solver(
             _watched(self.fun, scores.kind),
             args,
@@ -340,7 +353,7 @@ class PerturbedFunction:
             batched=self.batched,
             batch=scores.batch,
             event=scores.shape[len(scores.batch) :],
-            to_user=_to_user(theta, scores.kind),
+            to_user=_to_user(theta, scores.kind, self.callback),
             solves=self.is_solver,
             workers=self.workers,
             progress=self.progress,
@@ -353,10 +366,10 @@ class PerturbedFunction:
             homogeneous=self.is_solver,
             solver=solver,
         )
-        sampler = SolvedSampler(*whole)._replace(
+        whole = whole._replace(
             problem=problem, theta=as_host(whole.theta), epsilon=as_host(whole.epsilon)
         )
-        assert isinstance(sampler, SolvedSampler)
+        sampler = SolvedSampler(*whole)
         return Call(theta, self.epsilon, scores, sampler, sampler)
 
     def _sampler(
@@ -437,7 +450,7 @@ def _positive(name: str, value: Any, other: str = "") -> int:
     return number
 
 
-def _to_user(theta: Any, kind: str) -> Callable[[np.ndarray], Any]:
+def _to_user(theta: Any, kind: str, callback: bool) -> Callable[[np.ndarray], Any]:
     """Perturbed scores as the function takes them: in theta's framework, on its device."""
     if kind == "torch":
         import torch
@@ -447,6 +460,10 @@ def _to_user(theta: Any, kind: str) -> Callable[[np.ndarray], Any]:
         import cupy
 
         return cupy.asarray
+    if kind == "jax" and not callback:
+        from jax import numpy as jnp
+
+        return jnp.asarray
     return lambda p: p
 
 
@@ -472,7 +489,7 @@ def perturbed(fun=None, **settings):
 
     A decorator as well: ``@dpo.perturbed(num_samples=100)``. Further arguments of ``f``, positional
     or by keyword, are handed to ``fun``; ``dpo.PerInstance(x)`` marks one that has an entry an
-    instance. ``fun`` may return an array, or nested dicts, lists and tuples of arrays, of any shape.
+    instance. ``fun`` may return an array, or nested dicts, lists and tuples of arrays.
 
     Parameters
     ----------

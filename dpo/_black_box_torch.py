@@ -1,8 +1,8 @@
 """torch autograd around any function of perturbed scores. Imported once a tensor has been seen.
 
 The function runs on tensors, on theta's device; noise and sums are NumPy's, so that scores on a GPU
-come from the CPU and results go there (not yet run on a GPU). Saved for backward are the scores, the
-seed, the mean and, within ``memory``, the solutions. Differentiating twice is right where it is
+come from the CPU and results go there (not yet run on a GPU). Saved for backward are the scores,
+the seed, the mean and, within ``memory``, the solutions. Differentiating twice is right where it is
 offered (``max`` and ``loss`` in theta, whose gradient is the perturbed solution) and otherwise an
 error; so is a gradient that would have to flow through the function itself.
 """
@@ -10,16 +10,16 @@ error; so is a gradient that would have to flow through the function itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 
 from . import _trees as trees
 from ._device import launching_on
 from ._losses import fenchel_young as _fenchel_young
-from ._torch import _as_epsilon, _Constant, _epsilon, _on_its_device
+from ._torch import _as_epsilon, _Constant, _on_its_device
+from ._torch import constant as _torch_constant
 
 if TYPE_CHECKING:
     from ._black_box import Call, PerturbedFunction
@@ -60,22 +60,42 @@ class _Value(torch.autograd.Function):
     @staticmethod
     def forward(ctx, theta, epsilon, call: Call):
         ctx.kept = call.sampler.forward(for_gradient=any(ctx.needs_input_grad[:2]))
+        ctx.save_for_backward(theta, epsilon)
         ctx.call = call
         return _restored(call, ctx.kept.mean, ctx.kept.mean.shape)
 
     @staticmethod
     @_on_its_device
-    @once_differentiable
     def backward(ctx, gradient):
+        theta, epsilon = ctx.saved_tensors
         call, kept = ctx.call, ctx.kept
         v = _host(gradient, call)
         product, by_theta, by_epsilon = None, None, None
         if ctx.needs_input_grad[0]:
             product = call.sampler.vjp(v, kept)[0]
-            by_theta = _restored(call, product, call.scores.shape)
+            by_theta = _Once.apply(theta, _restored(call, product, call.scores.shape))
         if ctx.needs_input_grad[1]:
-            by_epsilon = _as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
+            slope = _as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
+            by_epsilon = _Once.apply(epsilon, slope)
         return by_theta, by_epsilon, None
+
+
+class _Once(torch.autograd.Function):
+    """A gradient: under ``create_graph`` it belongs to the graph, but only by an error.
+
+    ``once_differentiable`` would not do: where the incoming gradient is a constant it lets the
+    gradient pass for one.
+    """
+
+    @staticmethod
+    def forward(ctx, x, gradient):
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise NotImplementedError(
+            "the perturbed function cannot be differentiated twice; max and loss of a maximizer can"
+        )
 
 
 class _Envelope(torch.autograd.Function):
@@ -131,20 +151,30 @@ def eagerly(method, function: PerturbedFunction, theta, *args, **parameters):
         return method(function, theta, *args, **parameters)
 
 
+def _apply(function: type[torch.autograd.Function], call: Call, *rest: Any) -> torch.Tensor:
+    epsilon = call.epsilon if isinstance(call.epsilon, torch.Tensor) else None
+    return function.apply(call.theta, epsilon, call, *rest)
+
+
 def value(call: Call) -> Any:
     """``PerturbedFunction.__call__`` on a tensor."""
-    flat = _Value.apply(call.theta, _epsilon(call), call)
+    flat = _apply(_Value, call)
     parts = zip(call.structure.split(flat), call.structure.shapes, strict=True)
     return call.structure.tree([x.reshape(call.scores.batch + shape) for x, shape in parts])
 
 
 def maximum(call: Call) -> torch.Tensor:
     """``PerturbedFunction.max`` on a tensor."""
-    return _Envelope.apply(call.theta, _epsilon(call), call, None, None, 0.0)
+    return _apply(_Envelope, call, None, None, 0.0)
 
 
 def fenchel_young(
     call: Call, targets: np.ndarray, offset: np.ndarray, slope: np.ndarray
 ) -> torch.Tensor:
     """``PerturbedFunction.loss`` on a tensor."""
-    return _Envelope.apply(call.theta, _epsilon(call), call, targets, offset, slope)
+    return _apply(_Envelope, call, targets, offset, slope)
+
+
+def constant(call: Call, result: torch.Tensor) -> torch.Tensor:
+    """``result``, tied to its inputs only by an error on ``backward``."""
+    return _torch_constant(cast(Any, call), result)

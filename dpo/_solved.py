@@ -119,9 +119,8 @@ class SolvedSampler(Sampler):
         rows, d = self.theta.shape
         structure = self.solver.structure
         size = d if first == 0 or structure is None else max(d, structure.size)
-        fits = self.solver.memory // _PARTS // (8 * rows * size)
         limit = _FIRST_WINDOW if first == 0 else self.num_samples
-        return max(2, min(fits, limit) // 2 * 2)
+        return min(window_size(rows, size, self.solver.memory), max(2, limit // 2 * 2))
 
     def _perturb(self, operation: int, weighting: int, first: int, count: int):
         return _kernels()[0].perturb(
@@ -139,6 +138,11 @@ class SolvedSampler(Sampler):
     def perturbed_scores(self, first: int, count: int) -> np.ndarray:
         """What some of the samples see, (count, rows, d)."""
         return self._perturb(VALUE, SCORE, first, count).p
+
+
+def window_size(rows: int, size: int, memory: int) -> int:
+    """How many samples of ``rows`` problems of ``size`` entries to treat at a time: even."""
+    return max(2, memory // _PARTS // max(1, 8 * rows * size) // 2 * 2)
 
 
 class _Memo:

@@ -261,11 +261,7 @@ class Solver:
         arrays = [as_real(leaf) for leaf in trees.leaves(result)]
         for array in arrays:
             if array.shape[: len(lead)] != lead:
-                raise ValueError(
-                    f"a batched function of scores {(*lead, *self.event)} must return arrays whose "
-                    f"leading axes are {lead}, got shape {array.shape}; for a function of one "
-                    "instance at a time pass batched=False"
-                )
+                raise wrong_axes(lead, self.event, array.shape)
         found = Structure(
             trees.skeleton(result), tuple(array.shape[len(lead) :] for array in arrays)
         )
@@ -326,6 +322,14 @@ def takes_warm_start(fun: Callable) -> bool:
         return "warm_start" in inspect.signature(fun).parameters
     except (TypeError, ValueError):  # a builtin without a signature
         return False
+
+
+def wrong_axes(lead: tuple, event: tuple, shape: tuple) -> ValueError:
+    """What a batched function that returns arrays of another batch did wrong."""
+    return ValueError(
+        f"a batched function of scores {(*lead, *event)} must return arrays whose leading axes are "
+        f"{lead}, got shape {shape}; for a function of one instance at a time pass batched=False"
+    )
 
 
 def _call(fun, scores, args, kwargs, warms: bool, previous) -> Any:
@@ -392,6 +396,8 @@ def as_real(x: Any) -> np.ndarray:
     else:
         array = x.get() if hasattr(x, "get") and hasattr(x, "__cuda_array_interface__") else x
         array = np.asarray(array)
+        if array.dtype.name == "bfloat16":
+            array = array.astype(np.float32)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"the function must return arrays of real numbers, got {array.dtype}")
     return array

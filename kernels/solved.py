@@ -5,7 +5,7 @@ D, for perturbed scores of size d: what solves may be any function. They are flo
 run over the windows of samples in order; a window's size follows from the shapes alone, so the same
 call gives the same bits for any number of threads.
 
-    value     counts[0] = sum y                    deviations: of y - origin, with sum (Y - Origin)^2
+    value     counts[0] = sum y                    deviations = sum y - o, (Y - O)^2
     maximum   sums[0] = sum <y, p>                 sums[1] = sum <Y, P>^2
     vjp       sums[0] = sum a s                    sums[1] = sum (A S)^2         a = <v, y - mean>
     jvp       sums[0] = sum y b                    sums[1], [2] = sum X B, X^2   b = <s, t>
@@ -13,8 +13,8 @@ call gives the same bits for any number of threads.
     moments   sums[0] = sum y w                    sums[1] = sum y w z           w = 1 or p
 
 Capitals are sums over antithetic pairs, X is that of ``y b``; the last entry of jvp and jacobian
-is of y = 1. As there, each of a pair is centred by the other pairs: ``pull``. The origin is the
-first solution, so that a spread much smaller than the solutions is not lost.
+is of y = 1. As there, each of a pair is centred by the other pairs: ``pull``. The origin o is
+the first solution, so that a spread much smaller than the solutions is not lost.
 """
 
 from __future__ import annotations

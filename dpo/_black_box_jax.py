@@ -1,0 +1,582 @@
+"""Any function of perturbed scores inside JAX transformations. Imported once a tracer is seen.
+
+The function is traced: it is part of the program, wherever that runs. Only the perturbed scores
+come through a callback on the CPU, so that they have the bits of the noise contract (and, with
+``callback=True``, so do the function's results, which then is called on NumPy arrays).
+
+Values are ``custom_jvp``. With ``G`` the samples that share noise with sample m (itself; its pair;
+its randomisation), in number g, and ``c_m`` the mean of all samples but those, a derivative is
+
+    u(t) = (1 / (M eps)) sum_m (y_m - c_m) <s_m, t>
+
+a scan over windows of samples, linear in ``t``; reverse mode is its transpose. What it needs of the
+forward pass is every solution, kept where they fit in ``memory``, and otherwise solved for again;
+windows are rematerialised, so that noise is always drawn again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools as ft
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from ._arrays import Scores, as_scores, compute_dtype, kind_of
+from ._black_box import PerturbedFunction
+from ._checks import Adaptive, is_traced
+from ._designs import Replicated, designed
+from ._jax import _words as as_words
+from ._seeds import as_seed
+from ._solved import SolvedSampler, window_size
+from ._solver import PerInstance, Solver, Structure, Window, takes_warm_start, wrong_axes
+from .kernels.codes import ANTITHETIC, SCORE, VALUE, VJP, Problem
+from .kernels.noise import FAMILIES
+
+# ------------------------------------------------------------------------------ calls of the host
+
+
+class Host(NamedTuple):
+    """A function of NumPy arrays, as an operation of a program."""
+
+    fun: Callable[..., tuple[np.ndarray, ...]]
+    shapes: tuple[tuple[tuple[int, ...], np.dtype], ...]
+
+
+host_p = Primitive("dpo_host")
+host_p.multiple_results = True
+
+
+def _run(*operands, host: Host, lead: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The function; ``lead`` axes of every operand are ``vmap``'s, whose instances stand alone."""
+    arrays = [np.asarray(x) for x in operands]
+    results = [np.empty(lead + shape, dtype) for shape, dtype in host.shapes]
+    for index in np.ndindex(lead):
+        for whole, part in zip(results, host.fun(*(x[index] for x in arrays)), strict=True):
+            whole[index] = part
+    return tuple(results)
+
+
+@host_p.def_impl
+def _impl(*operands, **parameters):
+    return [jnp.asarray(x) for x in _run(*operands, **parameters)]
+
+
+@host_p.def_abstract_eval
+def _shapes(*operands, host: Host, lead: tuple[int, ...]):
+    return [jax.core.ShapedArray(lead + shape, dtype) for shape, dtype in host.shapes]
+
+
+def _lowered(context, *operands, **parameters):
+    """As ``jax.pure_callback``, but for its copies of operands to JAX arrays: where XLA has one
+    thread, those wait for the very thread that waits for the callback."""
+    results, _, _ = mlir.emit_python_callback(
+        context,
+        ft.partial(_run, **parameters),
+        None,
+        list(operands),
+        context.avals_in,
+        context.avals_out,
+        has_side_effect=False,
+        returns_token=False,
+    )
+    return results
+
+
+def _map(operands, axes, *, host: Host, lead: tuple[int, ...]):
+    size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
+    fronted = [
+        jnp.broadcast_to(x, (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)
+        for x, a in zip(operands, axes, strict=True)
+    ]
+    results = host_p.bind(*fronted, host=host, lead=(size, *lead))
+    return results, [0] * len(results)
+
+
+def _no_jvp(primals, tangents, **parameters):
+    if all(isinstance(t, ad.Zero) for t in tangents):
+        results = host_p.bind(*primals, **parameters)
+        return results, [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in results]
+    raise NotImplementedError(
+        "the perturbed function cannot be differentiated twice; max and loss of a maximizer can"
+    )
+
+
+mlir.register_lowering(host_p, _lowered)
+batching.primitive_batchers[host_p] = _map
+ad.primitive_jvps[host_p] = _no_jvp
+
+
+# -------------------------------------------------------------------------------------- arguments
+
+
+class Arguments:
+    """The function's further arguments: arrays, which a program is given, and all else, fixed."""
+
+    def __init__(self, args: tuple, kwargs: dict[str, Any]):
+        leaves, self._tree = jax.tree.flatten((args, kwargs))
+        self._each = [isinstance(x, PerInstance) for x in leaves]
+        self._fixed = [None if _is_array(x) else (x,) for x in leaves]
+        arrays = [x.values if isinstance(x, PerInstance) else x for x in leaves if _is_array(x)]
+        self.arrays = tuple(map(jnp.asarray, arrays))
+
+    def rebuilt(
+        self, arrays: tuple, each: Callable[[PerInstance], Any] = lambda x: x
+    ) -> tuple[tuple, dict[str, Any]]:
+        """``args`` and ``kwargs`` of ``arrays``; ``each`` says what becomes of an instance's."""
+        given = iter(arrays)
+        leaves = [
+            fixed[0] if fixed else each(PerInstance(next(given))) if own else next(given)
+            for fixed, own in zip(self._fixed, self._each, strict=True)
+        ]
+        return jax.tree.unflatten(self._tree, leaves)
+
+    def of_instances(self, arrays: tuple) -> list:
+        """Those arrays that have an entry an instance."""
+        own = [each for each, fixed in zip(self._each, self._fixed, strict=True) if not fixed]
+        return [x for x, each in zip(arrays, own, strict=True) if each]
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray, PerInstance))
+
+
+# ------------------------------------------------------------------------------------ one program
+
+
+class Layout(NamedTuple):
+    """How the samples of a row are laid out: (samples, randomisations)."""
+
+    samples: int
+    randomisations: int
+    window: int
+    """Samples of each randomisation at a time."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """What a trace fixes: the function, its settings, and the shapes of its scores.
+
+    In the methods ``theta`` is (rows, d), solutions are (samples, randomisations, rows, D).
+    """
+
+    function: PerturbedFunction
+    scores: Scores
+    """Zeros, for their shapes and their dtype."""
+    arguments: Arguments
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """The shape of an instance's scores."""
+        return self.scores.shape[len(self.scores.batch) :]
+
+    @ft.cached_property
+    def whole(self) -> SolvedSampler:
+        """The problem of zero scores, and one sample of each."""
+        f = self.function
+        rows = len(self.scores.rows)
+        problem = Problem(places=np.arange(rows)[:, None], minimises=f.minimizes)
+        return SolvedSampler(*f._layer._whole(self.scores, 0)._replace(problem=problem))
+
+    def sampler(self, theta: np.ndarray, words: Any) -> tuple[SolvedSampler, int]:
+        """The samples of a randomisation, and how many of those there are; on the host."""
+        draws = self.whole.draws._replace(seed=as_seed(words, "numpy"))
+        sampler = designed(self.whole._replace(theta=theta, draws=draws), self.num_samples)
+        inner, count = sampler, 1
+        if isinstance(sampler, Replicated):
+            inner, count = sampler.inner, sampler.count
+        assert isinstance(inner, SolvedSampler)
+        return inner, count
+
+    @property
+    def num_samples(self) -> int:
+        """``M``."""
+        assert isinstance(self.function.num_samples, int)
+        return self.function.num_samples
+
+    @ft.cached_property
+    def layout(self) -> Layout:
+        """How many samples of what there are."""
+        inner, count = self.sampler(self.scores.rows, 0)
+        rows, d = self.scores.rows.shape
+        fits = window_size(rows * count, max(d, self.structure.size), self.function.memory)
+        return Layout(inner.num_samples, count, min(inner.num_samples, fits))
+
+    # ------------------------------------------------------------------------------ the function
+
+    @ft.cached_property
+    def _result(self) -> tuple[Any, Structure]:
+        """The tree of the function's results, and what it returns of an instance."""
+        f, batch = self.function, self.scores.batch
+        scores = jax.ShapeDtypeStruct((2, *self.scores.shape), self.scores.rows.dtype)
+        if f.is_solver:
+            result, lead = jax.ShapeDtypeStruct(self.event, np.float32), 0
+        elif f.callback:
+            if f.result_shape is None:
+                raise TypeError(
+                    "with callback=True inside a JAX transformation, result_shape must say what "
+                    "the function returns of one instance, for example "
+                    "result_shape=jax.ShapeDtypeStruct((), 'float32')"
+                )
+            result, lead = f.result_shape, 0
+        else:
+            result = jax.eval_shape(self._traced, scores, self.arguments.arrays)
+            lead = 1 + len(batch)
+        leaves, tree = jax.tree.flatten(result)
+        for leaf in leaves:
+            if leaf.shape[:lead] != scores.shape[:lead]:
+                raise wrong_axes(scores.shape[:lead], self.event, leaf.shape)
+        return tree, Structure(0, tuple(tuple(leaf.shape[lead:]) for leaf in leaves))
+
+    @property
+    def structure(self) -> Structure:
+        """The shapes of what the function returns of an instance."""
+        return self._result[1]
+
+    def _traced(self, p: jax.Array, arrays: tuple) -> Any:
+        """The function's results for (samples, *batch, *event) scores."""
+        f, batch = self.function, self.scores.batch
+        start = {"warm_start": None} if takes_warm_start(f.fun) else {}
+
+        def one(scores, *values):
+            given = iter(values)
+            args, kwargs = self.arguments.rebuilt(arrays, lambda x: next(given))
+            return f.fun(scores, *args, **start, **kwargs)
+
+        whole = [PerInstance(x).of_rows(None, batch) for x in self.arguments.of_instances(arrays)]
+        try:
+            if f.batched:
+                return one(p, *whole)
+            for _ in batch:
+                one = jax.vmap(one)
+            return jax.vmap(one, in_axes=(0, *(None for _ in whole)))(p, *whole)
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+            raise TypeError(
+                "the function cannot be traced by JAX; write it in jax.numpy, or pass "
+                "callback=True to call it on NumPy arrays"
+            ) from error
+
+    def _solve(self, p: jax.Array, arrays: tuple) -> jax.Array:
+        """Solutions by the traced function."""
+        lead = p.shape[:3]
+        samples = lead[0] * lead[1]
+        result = self._traced(p.reshape(samples, *self.scores.shape), arrays)
+        leaves = [
+            x.reshape(*lead, size).astype(p.dtype)
+            for x, size in zip(jax.tree.leaves(result), self.structure.sizes, strict=True)
+        ]
+        return jnp.concatenate(leaves, axis=-1)
+
+    def _solve_on_host(self, inner: SolvedSampler, p: np.ndarray, first: int, arrays) -> np.ndarray:
+        """Solutions by the function of NumPy arrays, (samples, rows, D)."""
+        f = self.function
+        args, kwargs = self.arguments.rebuilt(arrays)
+        solver = Solver(
+            f.fun, args, kwargs, batched=f.batched, batch=self.scores.batch, event=self.event,
+            to_user=lambda p: p, solves=f.is_solver, workers=f.workers,
+        )  # fmt: skip
+        words = inner.draws.seed
+        seed = int(words[0]) + (int(words[1]) << 32)
+        window = Window(inner.problem.places[:, 0], first, inner.num_samples, seed)
+        y = solver(p, window, lambda more: None)
+        if y.shape[-1] != self.structure.size:
+            raise TypeError(
+                f"result_shape promises shapes {self.structure.shapes} of an instance, but the "
+                f"function returned {solver.learn_structure(p.dtype).shapes}"
+            )
+        return y
+
+    # ------------------------------------------------------------------------------- the samples
+
+    def window(self, theta, words, arrays, first, count: int, operation: int, known=None):
+        """Solutions, perturbed scores and, for a ``VJP``, their scores, of a window of samples."""
+        rows, d = self.scores.rows.shape
+        r, dtype = self.layout.randomisations, self.scores.rows.dtype
+        on_host = self.function.callback and known is None
+
+        def host(theta, words, first, *arrays):
+            inner, _ = self.sampler(theta, words)
+            seen = inner._perturb(operation, SCORE, int(first), count)
+            parts = [seen.p, seen.s] if operation == VJP else [seen.p]
+            if on_host:
+                parts.append(self._solve_on_host(inner, seen.p.copy(), int(first), arrays))
+            split = (x.reshape(count, rows, r, x.shape[-1]) for x in parts)
+            return tuple(x.swapaxes(1, 2) for x in split)
+
+        sizes = [d] * (1 + (operation == VJP)) + [self.structure.size] * on_host
+        shapes = tuple(((count, r, rows, size), dtype) for size in sizes)
+        operands = (theta, words, first, *(arrays if on_host else ()))
+        p, *rest = host_p.bind(*operands, host=Host(host, shapes), lead=())
+        if on_host:
+            known = rest.pop()
+        y = self._solve(p, arrays) if known is None else known
+        return y, p, rest[0] if rest else None
+
+    def _sum(self, step: Callable, zeros: Any, known: tuple | None = None) -> tuple[Any, tuple]:
+        """``step(first, known, count)`` of every window: its first results added, its second kept.
+
+        What is kept is a pair: of the windows of equal size, stacked, and of the one that is left.
+        """
+        samples, _, count = self.layout
+        full, rest = divmod(samples, count)
+        stacked, last = known or (None, None)
+
+        def body(total, x):
+            sums, kept = step(*x, count=count)
+            return jax.tree.map(jnp.add, total, sums), kept
+
+        total, kept = jax.lax.scan(body, zeros, (jnp.arange(full) * count, stacked))
+        if rest == 0:
+            return total, (kept, None)
+        sums, remainder = step(full * count, last, count=rest)
+        return jax.tree.map(jnp.add, total, sums), (kept, remainder)
+
+    def _zeros(self, *shape: int) -> jax.Array:
+        return jnp.zeros(shape, self.scores.rows.dtype)
+
+    def forward(self, theta, words, arrays, keep: bool = False, maximum: bool = False):
+        """Sums of solutions, and of their values, over the samples; and solutions, if they fit."""
+        rows, d = theta.shape
+        size, r = self.structure.size, self.layout.randomisations
+        keep = keep and theta.dtype.itemsize * self.num_samples * rows * size <= (
+            self.function.memory
+        )
+
+        def step(first, _, count):
+            y, p, _ = self.window(theta, words, arrays, first, count, VALUE)
+            sums = {"y": y.sum(0)}
+            if maximum:
+                terms = y * jnp.where(y == 0, 0, p)
+                sums |= {"value": terms.sum((0, 1, 3)), "moments": terms.sum((0, 1))}
+            return sums, y if keep else None
+
+        zeros = {"y": self._zeros(r, rows, size)}
+        if maximum:
+            zeros |= {"value": self._zeros(rows), "moments": self._zeros(rows, d)}
+        sums, kept = self._sum(step, zeros)
+        return sums, kept if keep else None
+
+    def product(self, theta, words, arrays, total, kept, t):
+        """``J t``, linear in ``t``, from the sum of solutions of each randomisation."""
+        along = t.reshape(theta.shape).astype(theta.dtype) * self._slope(theta) / self.num_samples
+
+        @ft.partial(jax.checkpoint, static_argnums=2)
+        def remade(first, known, count):
+            y, _, s = self.window(theta, words, arrays, first, count, VJP, known)
+            b = jnp.einsum("krnd,nd->krn", s, along)
+            return jnp.einsum("krnD,krn->nD", self._centred(y, total), b)
+
+        def step(first, known, count):
+            return remade(first, known, count), None
+
+        return self._sum(step, self._zeros(len(theta), self.structure.size), kept)[0]
+
+    def _centred(self, y, total):
+        """Solutions minus the mean of those that share no noise with them."""
+        m, whole = self.num_samples, total.sum(0)
+        samples, randomisations, _ = self.layout
+        if self.function.variance_reduction == "none":
+            return y
+        if self.function.variance_reduction == "qmc":
+            others = m - samples
+            return y - (whole - total) / others if randomisations > 1 else y
+        if self.whole.draws.design == ANTITHETIC and m > 2:
+            pairs = y.reshape(-1, 2, *y.shape[1:]).sum(1, keepdims=True)
+            own = jnp.broadcast_to(pairs, (len(y) // 2, 2, *y.shape[1:])).reshape(y.shape)
+            return y - (whole - own) / (m - 2)
+        if self.whole.draws.design == ANTITHETIC or m == 1:
+            return y
+        return (y - whole / m) * (m / (m - 1))
+
+    def _slope(self, theta):
+        """As ``Sampler._slope``."""
+        inverse = jnp.asarray(1 / self.whole.epsilon, theta.dtype)
+        if self.whole.draws.multiplicative:
+            slope = jnp.where(theta == 0, 0, inverse / jnp.where(theta == 0, 1, theta))
+        else:
+            slope = self.whole.sign * inverse
+        return jnp.where(jnp.isinf(theta), 0, slope)
+
+    def slope_of_maximum(self, theta, sums):
+        """As ``Sampler.slope_of_maximum``."""
+        if not self.whole.draws.multiplicative:
+            return self.whole.sign * sums["y"].sum(0) / self.num_samples
+        weighted = sums["moments"] / self.num_samples
+        slope = jnp.where(theta == 0, 0, weighted / jnp.where(theta == 0, 1, theta))
+        return self.whole.sign * slope
+
+
+# ------------------------------------------------------------------------------------ derivatives
+
+
+@ft.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _value(program: Program, theta, words, arrays):
+    """``ybar``, (rows, D)."""
+    return program.forward(theta, words, arrays)[0]["y"].sum(0) / program.num_samples
+
+
+@_value.defjvp
+def _(program, primals, tangents):
+    sums, kept = program.forward(*primals, keep=True)
+    change = program.product(*primals, sums["y"], kept, tangents[0])
+    return sums["y"].sum(0) / program.num_samples, change
+
+
+@ft.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _maximum(program: Program, theta, words, arrays):
+    """``Fbar``, (rows,)."""
+    sums, _ = program.forward(theta, words, arrays, maximum=True)
+    return program.whole.sign * sums["value"] / program.num_samples
+
+
+@_maximum.defjvp
+def _(program, primals, tangents):
+    value, slope = _maximum_and_slope(program, *primals)
+    return value, (slope * tangents[0]).sum(1)
+
+
+@ft.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _maximum_and_slope(program: Program, theta, words, arrays):
+    """``Fbar`` and its slope, which is ``ybar``, from one pass."""
+    sums, _ = program.forward(theta, words, arrays, maximum=True)
+    value = program.whole.sign * sums["value"] / program.num_samples
+    return value, program.slope_of_maximum(theta, sums)
+
+
+@_maximum_and_slope.defjvp
+def _(program, primals, tangents):
+    if program.whole.draws.multiplicative:
+        raise NotImplementedError(
+            "second derivatives of max and loss are for perturbation='additive': the slope of "
+            "multiplicative noise is not the perturbed optimum"
+        )
+    sums, kept = program.forward(*primals, keep=True, maximum=True)
+    value = program.whole.sign * sums["value"] / program.num_samples
+    slope = program.slope_of_maximum(primals[0], sums)
+    change = program.product(*primals, sums["y"], kept, tangents[0])
+    return (value, slope), ((slope * tangents[0]).sum(1), program.whole.sign * change)
+
+
+@jax.custom_jvp
+def _fixed(x):
+    """``x``, which has no derivative."""
+    return x
+
+
+def _refuse(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    if not isinstance(tangent, SymbolicZero):
+        raise TypeError(
+            "an argument beside theta requires a gradient, but derivatives are those in theta "
+            "only; pass jax.lax.stop_gradient(argument)"
+        )
+    return x, tangent
+
+
+_fixed.defjvp(_refuse, symbolic_zeros=True)
+
+
+# ---------------------------------------------------------------------------------- public calls
+
+
+def call(name: str, f: PerturbedFunction, theta, *args, seed=None, **parameters):
+    """``f.name(theta, *args, **parameters)``, something of it being traced."""
+    if kind_of(theta) != "jax":
+        raise TypeError(
+            f"theta is a {kind_of(theta)} array inside a JAX transformation; pass "
+            "jax.numpy.asarray(theta)"
+        )
+    method = _METHODS.get(name)
+    if method is None:
+        raise NotImplementedError(
+            f"{name} is not available inside JAX transformations; call it on concrete arrays"
+        )
+    return method(f, theta, *args, seed=seed, **parameters)
+
+
+def _program(f: PerturbedFunction, theta, args, kwargs) -> Program:
+    if isinstance(f.num_samples, Adaptive):
+        raise NotImplementedError("inside JAX transformations num_samples must be a number")
+    if is_traced(f.epsilon):
+        raise NotImplementedError(
+            "epsilon is traced by JAX (jit, grad or vmap): it must be a number or a concrete array "
+            "when the function is traced; its gradient is f.vjp_epsilon, on concrete arrays"
+        )
+    if not isinstance(f.epsilon, float):
+        f = dataclasses.replace(f, epsilon=np.asarray(f.epsilon))  # a callback must not call JAX
+    compute = compute_dtype(theta.dtype.name, "theta", "theta.astype('float32')")
+    scores = as_scores(np.zeros(theta.shape, compute), "theta", f.event_ndim)
+    return Program(f, scores, Arguments(args, kwargs))
+
+
+def _operands(program: Program, theta, seed) -> tuple:
+    """Scores as rows, the seed, and the arrays of the function's arguments."""
+    rows = theta.astype(program.scores.rows.dtype).reshape(program.scores.rows.shape)
+    words = jnp.asarray(as_words(program.function._layer, seed))
+    return rows, words, tuple(map(_fixed, program.arguments.arrays))
+
+
+def _call(f: PerturbedFunction, theta, *args, seed=None, **kwargs):
+    program = _program(f, theta, args, kwargs)
+    mean = _value(program, *_operands(program, theta, seed)).astype(theta.dtype)
+    structure, (tree, _) = program.structure, program._result
+    parts = zip(structure.split(mean), structure.shapes, strict=True)
+    return jax.tree.unflatten(tree, [x.reshape(program.scores.batch + shape) for x, shape in parts])
+
+
+def _max(f: PerturbedFunction, theta, *args, seed=None, **kwargs):
+    f.require_solver("max")
+    program = _program(f, theta, args, kwargs)
+    value = _maximum(program, *_operands(program, theta, seed))
+    return value.astype(theta.dtype).reshape(program.scores.batch)
+
+
+def _loss(f: PerturbedFunction, theta, y_true, *args, seed=None, normalize=True, **kwargs):
+    f.require_solver("loss")
+    value = _max(f, theta, *args, seed=seed, **kwargs)
+    program = _program(f, theta, (), {})
+    y = jnp.broadcast_to(_fixed(jnp.asarray(y_true)), theta.shape).astype(theta.dtype)
+    products = (jnp.where(y == 0, 0, theta) * y).reshape(program.scores.rows.shape)
+    loss = value - program.whole.sign * products.sum(1).reshape(value.shape)
+    if not normalize or program.whole.draws.multiplicative:
+        return loss
+    mean = FAMILIES[program.whole.draws.family].mean
+    offset = -mean * (program.whole.epsilon * y.reshape(products.shape)).sum(1)
+    return loss + offset.astype(theta.dtype).reshape(value.shape)
+
+
+def _vjp(f: PerturbedFunction, theta, v, *args, seed=None, **kwargs):
+    y, transpose = jax.vjp(lambda x: _call(f, x, *args, seed=seed, **kwargs), theta)
+    v = jax.tree.map(lambda a, b: jnp.broadcast_to(jnp.asarray(a, b.dtype), b.shape), v, y)
+    return transpose(v)[0]
+
+
+def _jvp(f: PerturbedFunction, theta, t, *args, seed=None, **kwargs):
+    t = jnp.broadcast_to(jnp.asarray(t, theta.dtype), theta.shape)
+    return jax.jvp(lambda x: _call(f, x, *args, seed=seed, **kwargs), (theta,), (t,))[1]
+
+
+def _jacobian(f: PerturbedFunction, theta, *args, seed=None, **kwargs):
+    y, linear = jax.linearize(lambda x: _call(f, x, *args, seed=seed, **kwargs), theta)
+    event = theta.shape[theta.ndim - f.event_ndim :]
+    basis = jnp.eye(int(np.prod(event)), dtype=theta.dtype).reshape(-1, *event)
+    columns = jax.vmap(lambda t: linear(jnp.broadcast_to(t, theta.shape)))(basis)
+    return jax.tree.map(
+        lambda x, one: jnp.moveaxis(x, 0, -1).reshape(one.shape + event), columns, y
+    )
+
+
+_METHODS: dict[str, Callable] = {
+    "__call__": _call,
+    "max": _max,
+    "loss": _loss,
+    "vjp": _vjp,
+    "jvp": _jvp,
+    "jacobian": _jacobian,
+}
