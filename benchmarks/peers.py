@@ -156,7 +156,7 @@ def main() -> None:
         entry = record.add("timings", workload, foreign_cpus=foreign, rows=rows)
         print(timing_table(entry), flush=True)
     if not arguments.quick:
-        for oracle in dict.fromkeys(workload.oracle for workload, _ in planned):
+        for oracle in dict.fromkeys(w.oracle for w, _ in planned if w.oracle in GROWTH):
             _grow(record, oracle)
 
 

@@ -30,6 +30,7 @@ TITLES = {
     "ranks": "Ranks",
     "topk": "Top-k",
     "paths": "Grid shortest paths",
+    "assignment": "Assignment",
 }
 INPUTS = {
     "argmax": "Standard normal scores.",
@@ -37,6 +38,8 @@ INPUTS = {
     "topk": "Standard normal scores.",
     "paths": "Costs 0.8 to 9.2 in patches like game terrain, eight neighbours, perturbed costs "
     "clipped from below at 0.001 but where the row says 0, which is dpo's default.",
+    "assignment": "Standard normal scores, maximised; everyone calls SciPy's "
+    "`linear_sum_assignment`, one instance at a time.",
 }
 HEADING = (
     "# Perturbed optimizers beside their peers\n\n"

@@ -18,7 +18,7 @@ import numpy as np
 from .asv.terrain import terrain_costs
 
 EPSILON = 0.5
-ORACLES = ("argmax", "ranks", "topk", "paths")
+ORACLES = ("argmax", "ranks", "topk", "paths", "assignment")
 NOISES = ("normal", "gumbel")
 """The two families that every contender has."""
 INPUT_SEED = 1_000_003
@@ -32,7 +32,7 @@ class Workload:
     oracle: str
     rows: int
     shape: tuple[int, ...]
-    """``(d,)`` scores, or the ``(H, W)`` grid of costs."""
+    """``(d,)`` scores, the ``(H, W)`` grid of costs, or an ``(n, n)`` matrix of scores."""
     num_samples: int
     noise: str
     k: int | None = None
@@ -64,7 +64,7 @@ class Workload:
         return theta, v
 
     def __str__(self):
-        size = "x".join(map(str, self.shape)) if self.oracle == "paths" else f"d={self.d}"
+        size = "x".join(map(str, self.shape)) if len(self.shape) > 1 else f"d={self.d}"
         k = f" k={self.k}" if self.k else ""
         return f"{self.noise}, B={self.rows} {size}{k} M={self.num_samples}"
 
@@ -99,6 +99,7 @@ SIZES = {
         "medium": Size(70, (12, 12), 100, rounds=3),
         "large": Size(70, (30, 30), 100, rounds=3),
     },
+    "assignment": {"small": Size(16, (20, 20), 100, rounds=11)},
 }
 SIZE_NAMES = ("small", "medium", "large")
 
@@ -108,7 +109,8 @@ GROWTH = {
     "topk": [Size(4, (1000,), m, 1, k=10) for m in (1_000, 100_000)],
     "paths": [Size(4, (12, 12), m, 1) for m in (1_000, 100_000)],
 }
-"""Where our memory is measured against M; no peer could hold the larger ones."""
+"""Where our memory is measured against M; no peer could hold the larger ones. (For any function it
+grows with the solutions that are kept, to a bound that the user sets.)"""
 
 
 def workloads(oracle: str, size: Size) -> Iterator[Workload]:

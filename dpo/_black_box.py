@@ -537,9 +537,8 @@ def perturbed(fun=None, **settings):
     >>> relu = dpo.perturbed(lambda x: numpy.maximum(x, 0), epsilon=1.0, num_samples=100_000)
     >>> relu([0.0, 3.0], seed=0).round(2)   # 1 / sqrt(2 pi) = 0.40, and 3.00
     array([0.4, 3. ])
-    >>> relu.jacobian([0.0, 3.0], seed=0).round(1)
-    array([[ 0.5, -0. ],
-           [ 0. ,  1. ]])
+    >>> relu.vjp([0.0, 3.0], [1.0, 1.0], seed=0).round(1)
+    array([0.5, 1. ])
     """
     if fun is None:
         return ft.partial(perturbed, **settings)

@@ -53,7 +53,7 @@ class SolvedSampler(Sampler):
         return Kept(sums.counts[:, 0] / self.num_samples, memo.array if memo else None)
 
     def value(self) -> MeanAndError:
-        sums = self._launch(VALUE)
+        sums = self._launch(VALUE, squares=True)
         error = self._error(sums.deviations[:, 0], sums.deviations[:, 1])
         return sums.counts[:, 0] / self.num_samples, error
 

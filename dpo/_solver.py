@@ -228,10 +228,9 @@ class Solver:
                 if self._warms:
                     self._previous[int(rows[place])] = results[-1]
                 try:
-                    flat = [self._flatten(result, ()) for result in results]
+                    parts[place].append(self._flatten_each(results))
                 except (TypeError, ValueError) as error:
                     raise places.error(error, int(rows[place]), begin) from error
-                parts[place].append(np.stack(flat))
                 report(len(results))
         return np.stack([np.concatenate(row) for row in parts], axis=1)
 
@@ -255,6 +254,13 @@ class Solver:
         """The extra arguments, with the entries of some rows."""
         pick = lambda x: of(x) if isinstance(x, PerInstance) else x  # noqa: E731
         return list(map(pick, self.args)), {key: pick(x) for key, x in self.kwargs.items()}
+
+    def _flatten_each(self, results: list) -> np.ndarray:
+        """Results of single instances, (results, D)."""
+        plain = all(type(x) is np.ndarray and x.shape == results[0].shape for x in results)
+        if plain:  # all at once, which is much faster
+            return self._flatten(np.array(results), (len(results),))
+        return np.stack([self._flatten(result, ()) for result in results])
 
     def _flatten(self, result: Any, lead: tuple[int, ...]) -> np.ndarray:
         """A result as one array, (*lead, D); all results must be alike."""

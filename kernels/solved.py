@@ -40,28 +40,25 @@ class Accumulator:
         self.operation, self.squares = operation, squares
         self.direction, self.mean = direction, mean
         self.multiplicative = draws.multiplicative
-        self._num_samples = draws.num_samples
         self.paired = draws.design == ANTITHETIC
         self.pull = 1 / (draws.num_samples - 2) if self.paired and draws.num_samples > 2 else 0.0
-        self.origin: np.ndarray | None = None
-        self.deviations = self.totals = np.zeros(())
-
-    @property
-    def counts(self) -> np.ndarray:
-        """``sum y``, (rows, 1, D)."""
-        return self.deviations[:, :1] + self._num_samples * self.origin
+        self.counts = self.deviations = self.totals = np.zeros(())
+        self._origin: np.ndarray | None = None
 
     def add(self, y: np.ndarray, seen: Perturbation) -> None:
         """A window: solutions ``y``, (samples, rows, D), of what they have ``seen``."""
-        y = y.astype(np.float64)
-        if self.origin is None:
-            self.origin = np.where(np.isfinite(y[0]), y[0], 0.0)[:, None]
-        x = y - self.origin[:, 0]
-        self.deviations = self.deviations + np.stack(
-            [x.sum(0), (self._of_pair(x) ** 2).sum(0)], axis=1
-        )
+        if self.operation != VJP:
+            self.counts = self.counts + y.sum(0, dtype=np.float64)[:, None]
         if self.operation != VALUE:
-            self.totals = self.totals + _TERMS[self.operation](self, y, seen)
+            self.totals = self.totals + _TERMS[self.operation](self, y.astype(np.float64), seen)
+        elif self.squares:
+            self.deviations = self.deviations + self._of_origin(y.astype(np.float64))
+
+    def _of_origin(self, y: np.ndarray) -> np.ndarray:
+        if self._origin is None:
+            self._origin = np.where(np.isfinite(y[0]), y[0], 0.0)
+        x = y - self._origin
+        return np.stack([x.sum(0), (self._of_pair(x) ** 2).sum(0)], axis=1)
 
     def _of_pair(self, x: np.ndarray) -> np.ndarray:
         return x + mates(x) if self.paired else x
@@ -74,12 +71,15 @@ class Accumulator:
         return np.stack([values.sum(0), (self._of_pair(values) ** 2).sum(0)], axis=1)
 
     def _vjp(self, y: np.ndarray, seen: Perturbation) -> np.ndarray:
-        a = np.einsum("mbi,bi->mb", y - self.mean, self.direction.astype(np.float64))
-        a = self._pulled(a)[..., None]
-        total = np.einsum("mbj,mbi->bi", a, seen.s)
+        v = self.direction.astype(np.float64)
+        centre = (v * self.mean).sum(1, keepdims=True)
+        # As products of matrices, a row each: (samples, D) by (D, 1), (1, samples) by (samples, d).
+        a = self._pulled(_by_row(_by_row(y) @ v[..., None] - centre[..., None]))
+        s = seen.s.astype(np.float64)
+        total = (a.transpose(1, 2, 0) @ _by_row(s))[:, 0]
         if not self.squares:
             return total[:, None]
-        return np.stack([total, (self._of_pair(a * seen.s) ** 2).sum(0)], axis=1)
+        return np.stack([total, (self._of_pair(a * s) ** 2).sum(0)], axis=1)
 
     def _jvp(self, y: np.ndarray, seen: Perturbation) -> np.ndarray:
         b = np.einsum("mbi,bi->mb", seen.s, self.direction, dtype=np.float64)[..., None]
@@ -103,7 +103,7 @@ class Accumulator:
             sums = np.stack(columns, axis=-1)
         else:
             pulled = self._pulled(s)
-            sums = np.matmul(y.transpose(1, 2, 0), pulled.transpose(1, 0, 2))[:, None]
+            sums = (y.transpose(1, 2, 0) @ _by_row(pulled))[:, None]
             sums[:, 0, -1] = s.sum(0)
         return sums.reshape(*sums.shape[:2], y.shape[-1] * s.shape[-1])
 
@@ -124,6 +124,11 @@ _TERMS = {
 def chosen(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """``p`` where ``y`` is not 0: what is masked by infinite scores counts for nothing."""
     return np.where(y == 0, 0.0, p)
+
+
+def _by_row(x: np.ndarray) -> np.ndarray:
+    """Samples and rows exchanged."""
+    return x.swapaxes(0, 1)
 
 
 def _with_ones(y: np.ndarray) -> np.ndarray:

@@ -34,8 +34,9 @@ def test_examples_run(block):
 
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(dpo.__path__, "dpo.")])
 def test_docstring_examples(name):
-    if name == "dpo._torch":
-        pytest.importorskip("torch")
+    for framework in ("torch", "jax"):
+        if name.endswith(f"_{framework}"):
+            pytest.importorskip(framework)
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert results.failed == 0
 

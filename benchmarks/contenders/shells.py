@@ -60,6 +60,33 @@ def dpo_torch_exact(workload: Workload, oracle) -> Calls:
     return dpo_torch(workload, oracle, "exact")
 
 
+def dpo_function(workload: Workload, fun, workers: int | None = None) -> Calls:
+    """Any function of one instance, in a torch model: backward uses forward's solutions."""
+    import torch
+
+    import dpo
+
+    f = dpo.perturbed(
+        lambda x: fun(x.numpy()),
+        event_ndim=len(workload.shape),
+        batched=False,
+        maximizer=True,
+        noise=workload.noise,
+        epsilon=workload.scale,
+        num_samples=workload.num_samples,
+        workers=workers,
+    )
+    theta, v = map(torch.from_numpy, workload.arrays())
+    calls = _torch_calls(theta, v, lambda theta, seed: f(theta, seed=seed))
+    calls.both(0)  # loads the kernels
+    return calls
+
+
+def dpo_function_2(workload: Workload, fun) -> Calls:
+    """The same, in threads."""
+    return dpo_function(workload, fun, workers=2)
+
+
 # --------------------------------------------------------------------------------------- torch
 
 
