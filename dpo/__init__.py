@@ -16,6 +16,7 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):
 
 from ._black_box import PerturbedFunction as PerturbedFunction
 from ._black_box import perturbed as perturbed
+from ._check_oracle import check_oracle as check_oracle
 from ._checks import Adaptive as Adaptive
 from ._estimate import Estimate as Estimate
 from ._functional import fenchel_young_loss as fenchel_young_loss
@@ -27,6 +28,7 @@ from ._noise import Gumbel as Gumbel
 from ._noise import Logistic as Logistic
 from ._noise import Noise as Noise
 from ._noise import Normal as Normal
+from ._oracle_report import OracleReport as OracleReport
 from ._oracles import Argmax as Argmax
 from ._oracles import Oracle as Oracle
 from ._oracles import Ranks as Ranks

@@ -86,7 +86,7 @@ class TopK(Oracle):
     k: int = 1
 
     def __post_init__(self):
-        object.__setattr__(self, "k", _integer("k", self.k, 1))
+        object.__setattr__(self, "k", as_integer("k", self.k, 1))
 
     def problem(self, shape: tuple[int, ...]) -> Problem:
         if self.k > shape[-1]:
@@ -222,7 +222,8 @@ def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _integer(name: str, value, least: int) -> int:
+def as_integer(name: str, value, least: int) -> int:
+    """An integer, at least ``least``."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
