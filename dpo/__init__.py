@@ -25,9 +25,12 @@ from ._functional import perturbed_ranks as perturbed_ranks
 from ._functional import perturbed_shortest_path as perturbed_shortest_path
 from ._functional import perturbed_topk as perturbed_topk
 from ._noise import Gumbel as Gumbel
+from ._noise import Laplace as Laplace
 from ._noise import Logistic as Logistic
 from ._noise import Noise as Noise
+from ._noise import NoiseFamily as NoiseFamily
 from ._noise import Normal as Normal
+from ._noise import StudentT as StudentT
 from ._oracle_report import OracleReport as OracleReport
 from ._oracles import Argmax as Argmax
 from ._oracles import Oracle as Oracle

@@ -22,7 +22,7 @@ from ._device import as_host
 from ._engine import Sampler
 from ._exact import Expectation
 from .kernels.codes import Draws, Problem
-from .kernels.noise import FAMILIES, GUMBEL
+from .kernels.noise import FAMILIES, GUMBEL, law_of
 
 _GRADIENT = 1e-8
 """What may be left of the gradient in scaled scores; the value then errs by about its square."""
@@ -34,7 +34,7 @@ def vertex_offset(whole: Sampler) -> tuple[np.ndarray, np.ndarray]:
     problem, epsilon = whole.problem, as_host(whole.epsilon).astype(np.float64)
     slope = np.zeros(epsilon.shape)
     if problem.total is not None and epsilon.shape[1] == 1:
-        slope[:] = -FAMILIES[whole.draws.family].mean * problem.total
+        slope[:] = -law_of(whole.draws.family).mean * problem.total
     return (slope * epsilon).sum(1), slope
 
 

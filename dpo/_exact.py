@@ -173,10 +173,12 @@ class Expectation(NamedTuple):
 _EXACT = "exact expectations exist for Argmax, TopK and Ranks with additive noise"
 
 
-def refusal(oracle, perturbation: str) -> str | None:
+def refusal(oracle, noise, perturbation: str) -> str | None:
     """Why there is no exact form, or None."""
     if not oracle.has_exact_form:
         return f"{_EXACT}, not for {oracle!r}: use method='mc'"
+    if not noise.has_exact_form:
+        return f"{_EXACT} that is normal, Gumbel or logistic, not for {noise!r}: use method='mc'"
     if perturbation != "additive":
         return f"{_EXACT}, not for perturbation={perturbation!r}: use method='mc'"
     return None

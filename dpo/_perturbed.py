@@ -24,12 +24,11 @@ from ._engine import Sampler
 from ._estimate import Estimate
 from ._exact import Expectation, pays, refusal
 from ._losses import check_targets, fenchel_young
-from ._noise import Gumbel, Logistic, Noise, Normal, as_noise
+from ._noise import Gumbel, Noise, Normal, as_noise
 from ._oracles import Argmax, Oracle, as_oracle
 from ._seeds import Place, as_place, as_seed
 from .kernels.codes import ANTITHETIC, INDEPENDENT, SOBOL, Draws
 
-_FAMILY_CODES: dict[type, int] = {Normal: 0, Gumbel: 1, Logistic: 2}
 _DESIGNS = {"loo": INDEPENDENT, "none": INDEPENDENT, "antithetic": ANTITHETIC, "qmc": SOBOL}
 
 
@@ -112,7 +111,8 @@ class Perturbed:
     oracle
         The solver ``y*``: ``dpo.Argmax()``, ``TopK(k)``, ``Ranks()`` or ``ShortestPath()``.
     noise
-        ``"normal"``, ``"gumbel"``, ``"logistic"`` or a ``dpo.Noise``.
+        ``"normal"``, ``"gumbel"``, ``"logistic"``, ``"laplace"``, or a ``dpo.Noise``: one of your
+        own is ``dpo.NoiseFamily(quantile, score)``.
     epsilon
         The temperature, in the units of ``theta``; positive. A number, an array that broadcasts
         against the batch (an instance each), or one with as many axes as ``theta`` that broadcasts
@@ -192,8 +192,8 @@ class Perturbed:
             )
         if isinstance(self.num_samples, int):
             self._check_count(self.num_samples)
-        message = refusal(self.oracle, self.perturbation) if self.method == "exact" else None
-        if message:
+        message = refusal(self.oracle, self.noise, self.perturbation)
+        if message and self.method == "exact":
             raise ValueError(message)
         if self.tolerance is not None:
             object.__setattr__(self, "tolerance", as_tolerance(self.tolerance))
@@ -424,12 +424,13 @@ class Perturbed:
             raise ValueError("precision='fast' is for arrays on a GPU; on the CPU use 'portable'")
         if place.sample_offset:
             self._check_sample_offset(place.sample_offset)
+        assert isinstance(self.noise, Noise)
         return Sampler(
             problem=self.oracle.problem(scores.shape),
             theta=scores.rows,
             epsilon=as_temperatures(self.epsilon, scores),
             draws=Draws(
-                family=_FAMILY_CODES[type(self.noise)],
+                family=self.noise.family,
                 seed=(0, 0) if self.method == "exact" else as_seed(place.seed, scores.kind),
                 num_samples=1,
                 design=_DESIGNS[self.variance_reduction],
@@ -444,7 +445,7 @@ class Perturbed:
     def _is_exact(self, whole: Sampler) -> bool:
         if self.method != "auto":
             return self.method == "exact"
-        if refusal(self.oracle, self.perturbation):
+        if refusal(self.oracle, self.noise, self.perturbation):
             return False
         return isinstance(self.num_samples, Adaptive) or pays(whole, self.num_samples)
 

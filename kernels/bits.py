@@ -38,6 +38,11 @@ def select(condition, if_true, if_false):
     return np.where(condition, if_true, if_false)
 
 
+def gather(table, row, column):
+    """``table[row, column]``, a row for each entry of ``row``."""
+    return table[row, column]
+
+
 def sqrt(x):
     """The correctly rounded square root."""
     return np.sqrt(x)

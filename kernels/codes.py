@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .tabulate import Tabulated
 
 VALUE, MAXIMUM, VJP, JVP, JACOBIAN, MOMENTS = range(6)
 """Operations: what is accumulated. Each kernel's docstring gives the sums."""
@@ -60,7 +63,8 @@ class Problem(NamedTuple):
 class Draws(NamedTuple):
     """Which noise: everything but the scores and their temperature."""
 
-    family: int
+    family: int | Tabulated
+    """A code of ``noise.py``, or a family that is a table."""
     seed: tuple[int, int]
     num_samples: int
     design: int = INDEPENDENT

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit, ndtr, ndtri
 
-NORMAL, GUMBEL, LOGISTIC = 0, 1, 2
-"""Family codes, as the kernels take them."""
+NORMAL, GUMBEL, LOGISTIC, TABULATED = range(4)
+"""Family codes, as the kernels take them; of the last, tables come along (``noise_table.py``)."""
 
 
 @dataclass(frozen=True)
@@ -94,3 +94,8 @@ FAMILIES = (
     ),
 )
 """Indexed by family code."""
+
+
+def law_of(family):
+    """What is known of a family by its code; one that is a table knows it itself."""
+    return FAMILIES[family] if isinstance(family, int) else family

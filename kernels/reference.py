@@ -11,6 +11,7 @@ import functools as ft
 
 import numpy as np
 
+from . import noise_table
 from .bits import fma
 from .codes import (
     ADDITIVE,
@@ -79,15 +80,25 @@ class Noise:
         high, low = designed_words(draws, row_ids, d)
         self._words = (high,) if dtype == np.float32 else (high, low)
 
+        self._dtype = np.dtype(dtype)
+
     def _apply(self, name):
         return getattr(self._formulas, name)(*self._words)
 
+    def _look_up(self, name):
+        table = self.family.table(self._dtype)
+        return getattr(noise_table, f"{name}{8 * self._dtype.itemsize}")(*self._words, table)
+
     @ft.cached_property
     def z(self):
-        return self._apply(FAMILIES[self.family].name)
+        if not isinstance(self.family, int):
+            return self._look_up("quantile")
+        return self._apply(self._name)
 
     @ft.cached_property
     def scores(self):
+        if not isinstance(self.family, int):
+            return self._look_up("score")
         return self.z if self.family == NORMAL else self._apply(self._name + "_score")
 
     @ft.cached_property

@@ -6,7 +6,15 @@ import numpy as np
 from dpo.kernels import codes, noise, sobol
 from dpo.kernels.cpu import launch
 
-FAMILIES = {"normal": noise.NORMAL, "gumbel": noise.GUMBEL, "logistic": noise.LOGISTIC}
+import dpo
+
+FAMILIES = {
+    "normal": noise.NORMAL,
+    "gumbel": noise.GUMBEL,
+    "logistic": noise.LOGISTIC,
+    "laplace": dpo.Laplace().family,
+    "student": dpo.StudentT(3).family,
+}
 DTYPES = (np.float32, np.float64)
 SEED = (0x12345678, 0x9ABCDEF0)
 

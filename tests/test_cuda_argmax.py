@@ -143,6 +143,11 @@ def compare(rows, d, m, family, dtype, design="iid", epsilon=0.5, multiplicative
     np.testing.assert_array_equal(ours.totals, theirs)
 
 
+@pytest.mark.parametrize("design, m", [("iid", 300), ("sobol", 32)])
+def test_tabulated_noise(dtype, design, m):
+    compare(3, 10, m, "student", dtype, design)
+
+
 @pytest.mark.parametrize("rows, d, m", [(9, 1, 5), (9, 10, 33), (3, 31, 300), (2, 130, 10)])
 def test_every_operation(family, dtype, rows, d, m):
     compare(rows, d, m, family, dtype)

@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import simt
-from dpo.kernels import codes, noise, noise32, noise64, reference
+from dpo.kernels import codes, noise32, noise64, reference
 from dpo.kernels.codes import ANTITHETIC, INDEPENDENT, SCALE_SCORE, SCORE, SOBOL
+from dpo.kernels.cuda import calls
 from helpers import FAMILIES, draws, random_words
 from scipy import stats
 
@@ -26,9 +27,8 @@ def c_type(dtype):
 def draw_type(
     dtype, family, kind=codes.ADDITIVE, design=INDEPENDENT, weighting=SCORE, fast="false"
 ):
-    return (
-        f"Draw<{c_type(dtype)}, {FAMILIES[family]}, {kind}, {design}, {weighting}, false, {fast}>"
-    )
+    code = FAMILIES[family] if isinstance(FAMILIES[family], int) else "TABULATED"
+    return f"Draw<{c_type(dtype)}, {code}, {kind}, {design}, {weighting}, false, {fast}>"
 
 
 def test_philox_known_answers():
@@ -76,14 +76,13 @@ def samples(dtype, noise_, d, rows=0, epsilon=0.5, weighting=SCORE, fast="false"
     """``z`` (twice) and scores of a row, (M, whole quads)."""
     quads = -(-d // 4)
     out = [np.zeros((noise_.num_samples, 4 * quads), dtype) for _ in range(3)]
-    directions, digits = noise_.directions, 0
-    if directions is not None:
-        digits = directions.shape[1]
+    digits = 0 if noise_.directions is None else noise_.directions.shape[1]
     kind = codes.MULTIPLICATIVE if noise_.multiplicative else codes.ADDITIVE
-    family = noise.FAMILIES[noise_.family].name
+    family = next(name for name, code in FAMILIES.items() if code == noise_.family)
     kernel = f"samples<{draw_type(dtype, family, kind, noise_.design, weighting, fast)}>"
     run(
-        kernel, noise_.num_samples, np.array(noise_.seed, np.uint32), directions,
+        kernel, noise_.num_samples, np.array(noise_.seed, np.uint32),
+        calls.noise_data(noise_, dtype, np),
         np.int32(digits), np.uint32(rows), np.int32(quads), np.int32(noise_.num_samples),
         dtype(epsilon), *out,
     )  # fmt: skip
@@ -98,6 +97,16 @@ def test_samples_of_every_design(family, dtype, design):
     np.testing.assert_array_equal(z, expected.z[:, 0])
     np.testing.assert_array_equal(again, expected.z[:, 0])
     np.testing.assert_array_equal(s, expected.scores[:, 0])
+
+
+@pytest.mark.parametrize("design", [INDEPENDENT, ANTITHETIC, SOBOL])
+@pytest.mark.parametrize("name", ["laplace", "student"])
+def test_samples_of_tabulated_noise(name, dtype, design):
+    test_samples_of_every_design(name, dtype, design)
+
+
+def test_scores_of_tabulated_noise_for_the_temperature(dtype):
+    test_scores_of_the_temperature("student", dtype, False)
 
 
 @pytest.mark.parametrize("multiplicative", [False, True])

@@ -10,8 +10,17 @@ from types import FunctionType
 from numba import njit, types
 from numba.extending import intrinsic, overload, register_jitable
 
-from .. import bits, noise32, noise64, philox
-from .simd import CHECK_BOUNDS, NUMPY_TO_NUMBA, Vector, call_llvm, common_dtype, convert, to_lanes
+from .. import bits, noise32, noise64, noise_table, philox
+from .simd import (
+    CHECK_BOUNDS,
+    NUMPY_TO_NUMBA,
+    Vector,
+    call_llvm,
+    common_dtype,
+    convert,
+    gather_lanes,
+    to_lanes,
+)
 
 jitable = register_jitable(forceinline=True)
 """A piece of a kernel: inlined into the kernel that uses it."""
@@ -98,6 +107,13 @@ for _name, _implementation, _arity in (
     _register(getattr(bits, _name), _implementation, _arity)
 
 
+@overload(bits.gather, jit_options={"forceinline": True})
+def _(table, row, column):
+    if isinstance(row, Vector):
+        return lambda table, row, column: gather_lanes(table, row, column)
+    return lambda table, row, column: table[row, column]
+
+
 def _register_conversion(function, to_dtype):
     @intrinsic
     def conversion(typing_context, x):
@@ -124,7 +140,7 @@ def register_formulas(module):
             jitable(value)
 
 
-for _module in (philox, noise32, noise64):
+for _module in (philox, noise32, noise64, noise_table):
     register_formulas(_module)
 
 

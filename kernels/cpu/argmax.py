@@ -34,12 +34,11 @@ from numba import types
 from numba.extending import overload
 
 from .. import noise32, noise64
-from ..bits import float32, fma, select, sqrt, uint32
+from ..bits import float32, fma, select, uint32
 from ..codes import MAXIMUM, VJP
-from ..noise import NORMAL
-from ..noise32 import exp
 from ._jit import jitable, kernel
 from .accumulate import CHUNK, STRANDS, add_counts, add_scores, expected
+from .exceed import exceedance
 from .perturb import (
     consecutive,
     coordinate,
@@ -155,15 +154,7 @@ def hopeless_words(family, bound, epsilon, best):
         valid = p >= zero
     else:
         slack = select(best < zero, -best, best) * _F32(2.0**-20)
-        t = float32((best - slack - bound) / epsilon)
-        valid = t > zero
-        t = select(valid, t, zero)
-        if family == NORMAL:
-            # Pollak (1956): 1 - Phi(t) <= 2 phi(t) / (t + sqrt(t^2 + 8 / pi)).
-            squared = t * t
-            p = _F32(0.7978846) / (exp(_F32(0.5) * squared) * (t + sqrt(squared + _F32(2.5464))))
-        else:
-            p = _F32(1.0) / exp(t)  # 1 / (1 + e^t) < e^-t
+        p, valid = exceedance(family, float32((best - slack - bound) / epsilon))
     reach = fma(p, _F32(2.0**32 * 1.0001), _F32(2.0))
     reach = select(reach < _NEVER, reach, _NEVER)
     return select(valid, uint32(reach) ^ np.uint32(0xFFFFFFFF), np.uint32(0))

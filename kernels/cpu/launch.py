@@ -98,6 +98,12 @@ class _Call(NamedTuple):
     mean: np.ndarray
     memo: np.ndarray | None
 
+    @property
+    def family(self) -> int | np.ndarray:
+        """A code, or a table in the row's precision."""
+        family = self.draws.family
+        return family if isinstance(family, int) else family.table(self.theta.dtype)
+
     def parts(self, slots: int, size: int) -> int:
         """Strands a row is split into: all where rows alone cannot keep the threads busy."""
         rows, d = self.theta.shape
@@ -147,7 +153,7 @@ def _plain_argmax(call: _Call) -> Sums:
     epsilons = np.ones(rows + LANES, call.theta.dtype)
     epsilons[:rows] = call.epsilon[:, 0]
     operands = (
-        operation, call.squares, call.theta, epsilons, call.draws.family, call.key, num_samples,
+        operation, call.squares, call.theta, epsilons, call.family, call.key, num_samples,
         call.draws.sample_offset, call.row_ids, call.direction, call.mean, decided, counts, sums,
     )  # fmt: skip
     if by_rows:
@@ -202,7 +208,7 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
         directions = compiled_layout(draws.directions)
     places = np.empty((0, 0), np.int64) if problem.places is None else problem.places
     kernel_call = (
-        (draws.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
+        (call.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
         directions, call.theta, compiled_layout(scale), call.row_ids,
         (draws.num_samples, draws.sample_offset), call.direction, call.mean,
         call.theta.dtype.type(pull), np.array(problem.options, np.int64), places,

@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .. import noise32, noise64
+from .. import noise32, noise64, noise_table
 from ..bits import fma, select, uint32, uint64
 from ..codes import ANTITHETIC, INDEPENDENT, MULTIPLICATIVE, RACE, SCALE_SCORE
 from ..noise import GUMBEL, NORMAL
@@ -115,23 +115,28 @@ def designed_refinement(design, like, w, quads, samples, rows, key):
 # --------------------------------------------------------------------------------------- formulas
 
 
-def _define(function, normal, gumbel, logistic):
-    """Give ``function(family, like, w, v, live)`` its three formulas in each precision."""
+def _define(function, normal, gumbel, logistic, tabulated):
+    """Give ``function(family, like, w, v, live)`` its formulas in each precision.
+
+    ``family`` is a code or a table (``noise_table.py``): a type each, so that what is compiled for
+    codes does not know of tables.
+    """
     n32, g32, l32 = (getattr(noise32, name) for name in (normal, gumbel, logistic))
     n64, g64, l64 = (getattr(noise64, name) for name in (normal, gumbel, logistic))
+    t32, t64 = (getattr(noise_table, f"{tabulated}{width}") for width in (32, 64))
 
     @jitable
-    def four(formula, w, live):
-        z0, z1 = formula(w[0]), formula(w[1])
+    def four(formula, w, live, *table):
+        z0, z1 = formula(w[0], *table), formula(w[1], *table)
         if live > 2:
-            return z0, z1, formula(w[2]), formula(w[3])
+            return z0, z1, formula(w[2], *table), formula(w[3], *table)
         return z0, z1, z0, z1
 
     @jitable
-    def four_pairs(formula, w, v, live):
-        z0, z1 = formula(w[0], v[0]), formula(w[1], v[1])
+    def four_pairs(formula, w, v, live, *table):
+        z0, z1 = formula(w[0], v[0], *table), formula(w[1], v[1], *table)
         if live > 2:
-            return z0, z1, formula(w[2], v[2]), formula(w[3], v[3])
+            return z0, z1, formula(w[2], v[2], *table), formula(w[3], v[3], *table)
         return z0, z1, z0, z1
 
     def single_precision(family, like, w, v, live):
@@ -146,9 +151,18 @@ def _define(function, normal, gumbel, logistic):
             return four_pairs(g64, w, v, live)
         return four_pairs(l64, w, v, live)
 
+    def single_table(family, like, w, v, live):
+        return four(t32, w, live, family)
+
+    def double_table(family, like, w, v, live):
+        return four_pairs(t64, w, v, live, family)
+
     @overload(function, jit_options={"forceinline": True})
     def _(family, like, w, v, live):
-        return single_precision if like.dtype == types.float32 else double_precision
+        single = like.dtype == types.float32
+        if isinstance(family, types.Array):
+            return single_table if single else double_table
+        return single_precision if single else double_precision
 
 
 def quantiles(family, like, w, v, live):
@@ -166,17 +180,29 @@ def scores(family, like, w, v, live):
     raise NotImplementedError("compiled code only")
 
 
-_define(quantiles, "normal", "gumbel", "logistic")
-_define(decision_noise, "normal", "exponential", "logistic")
-_define(scores, "normal", "gumbel_score", "logistic_score")
+_define(quantiles, "normal", "gumbel", "logistic", "quantile")
+_define(decision_noise, "normal", "exponential", "logistic", "quantile")
+_define(scores, "normal", "gumbel_score", "logistic_score", "score")
+
+
+def is_family(family, code):
+    """Whether the family is the one of that code; a table is none of them."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(is_family, jit_options={"forceinline": True})
+def _(family, code):
+    if isinstance(family, types.Array):
+        return lambda family, code: False
+    return lambda family, code: family == code
 
 
 @jitable
 def scores_beside(family, decided, like, w, v, live):
     """``scores`` where ``decision_noise(...)`` is at hand: no second logarithm."""
-    if family == NORMAL:
+    if is_family(family, NORMAL):
         return decided
-    if family == GUMBEL:
+    if is_family(family, GUMBEL):
         one = like.dtype.type(1.0)
         return one - decided[0], one - decided[1], one - decided[2], one - decided[3]
     return scores(family, like, w, v, live)
@@ -220,7 +246,7 @@ def quantile_at(family, like, coordinates, samples, rows, key):
 @jitable
 def is_race(family):
     """Whether decisions minimise ``E exp(-theta / eps)``, not maximise ``theta + eps z``."""
-    return family == GUMBEL
+    return is_family(family, GUMBEL)
 
 
 # ------------------------------------------------------------------------- a block of thirty-two
@@ -296,7 +322,7 @@ def fill(draw, key, directions, samples, rows, theta, scale, d, count, p, s, z):
             v = designed_refinement(design, p, w, q, sample, row, key)
             decided = decision_noise(family, p, w, v, d - 4 * q)
             noise = decided
-            if family == GUMBEL and kind != RACE:
+            if is_family(family, GUMBEL) and kind != RACE:
                 noise = minus_logs(p, decided, d - 4 * q)
             if s.size > 0:
                 score = scores_beside(family, decided, p, w, v, d - 4 * q)

@@ -190,6 +190,46 @@ def store(array, index, vector):
     _store(array, index, vector)
 
 
+class _LanePointers(ir.instructions.GEPInstr):
+    """The addresses ``base + index`` of every lane; llvmlite's own class takes scalars only."""
+
+    def __init__(self, parent, base, index):
+        pointers = ir.VectorType(base.type, LANES)
+        ir.Instruction.__init__(self, parent, pointers, "getelementptr", [base, index], name="")
+        self.pointer, self.indices, self.inbounds = base, [index], True
+        self.source_etype = base.type.pointee
+
+
+@intrinsic
+def _gather(typing_context, array, index):
+    result = Vector(array.dtype)
+
+    def codegen(context, builder, sig, args):
+        lanes = context.get_value_type(result)
+        base = make_array(sig.args[0])(context, builder, args[0]).data
+        pointers = _LanePointers(builder.block, base, args[1])
+        builder._insert(pointers)
+        mask = ir.VectorType(ir.IntType(1), LANES)
+        name = f"llvm.masked.gather.v{LANES}f{array.dtype.bitwidth}.v{LANES}p0"
+        function = builder.module.globals.get(name)
+        if function is None:
+            signature = ir.FunctionType(lanes, [pointers.type, _INT32, mask, lanes])
+            function = ir.Function(builder.module, signature, name)
+        align = ir.Constant(_INT32, array.dtype.bitwidth // 8)
+        every = ir.Constant(mask, [1] * LANES)
+        return builder.call(function, [pointers, align, every, ir.Constant(lanes, ir.Undefined)])
+
+    return result(array, index), codegen
+
+
+@register_jitable(forceinline=True)
+def gather_lanes(table, row, column):
+    """``table[row, column]`` of a C-contiguous table, a row a lane (a vector of int32)."""
+    if CHECK_BOUNDS and any_lane((row < np.int32(0)) | (row >= np.int32(table.shape[0]))):
+        raise IndexError("vector gather out of bounds")
+    return _gather(table, row * np.int32(table.shape[1]) + np.int32(column))
+
+
 _CACHE_LINE = 64
 
 

@@ -24,6 +24,7 @@ from ..codes import (
     Draws,
     Problem,
 )
+from ..noise import TABULATED
 
 CHUNK, STRANDS = 256, 16
 """Of the fixed summation tree (``accumulate.cuh``)."""
@@ -67,6 +68,16 @@ def template(name: str, *arguments: Any) -> str:
     return f"{name}<{', '.join(spelled)}>"
 
 
+def noise_data(draws: Draws, dtype: type, xp: Any) -> Array | None:
+    """What noise reads from memory: the table of a family, then the numbers of Sobol' points."""
+    data = []
+    if not isinstance(draws.family, int):
+        data.append(draws.family.table(dtype).reshape(-1).view(np.uint32))
+    if draws.directions is not None:
+        data.append(draws.directions.reshape(-1))
+    return xp.asarray(np.concatenate(data)) if data else None
+
+
 class Call:
     """A problem's rows and samples on the device, and a method for each shared kernel."""
 
@@ -103,7 +114,8 @@ class Call:
         self.row_ids = None if draws.row_ids is None else xp.asarray(draws.row_ids, np.int64)
         places = problem.places
         self.places = None if places is None else xp.asarray(places, np.int64)
-        self.directions = None if draws.directions is None else xp.asarray(draws.directions)
+        self.directions = noise_data(draws, self.dtype, xp)
+        self.digits = 0 if draws.directions is None else draws.directions.shape[1]
 
     def part(self, first_row: int, rows: int, first: int, num_samples: int) -> Call:
         """Some of the rows and, from a multiple of 4096 on, of the samples, with the same noise.
@@ -124,9 +136,8 @@ class Call:
 
     @property
     def noise(self) -> tuple[Any, ...]:
-        """Temperatures, the key, Sobol' points and the names of rows."""
-        digits = 0 if self.directions is None else self.directions.shape[1]
-        return self.padded_scale, self.seed, self.directions, np.int32(digits), self.row_ids
+        """Temperatures, the key, tables and Sobol' points, and the names of rows."""
+        return self.padded_scale, self.seed, self.directions, np.int32(self.digits), self.row_ids
 
     @property
     def window(self) -> tuple[Any, ...]:
@@ -134,8 +145,9 @@ class Call:
 
     def draw(self, kind: int) -> str:
         """The noise as a C++ type."""
+        family = self.draws.family if isinstance(self.draws.family, int) else TABULATED
         return template(
-            "Draw", self.real, self.draws.family, kind, self.draws.design, self.weighting,
+            "Draw", self.real, family, kind, self.draws.design, self.weighting,
             self.per_coordinate, self.fast,
         )  # fmt: skip
 

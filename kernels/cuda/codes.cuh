@@ -2,7 +2,7 @@
 #pragma once
 #include "bits.cuh"
 
-enum Family { NORMAL, GUMBEL, LOGISTIC };
+enum Family { NORMAL, GUMBEL, LOGISTIC, TABULATED };
 enum Kind { ADDITIVE, RACE, MULTIPLICATIVE };
 enum Design { INDEPENDENT, ANTITHETIC, SOBOL };
 enum Weighting { SCORE, SCALE_SCORE };

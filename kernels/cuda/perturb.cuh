@@ -8,6 +8,7 @@
 #include "fast32.cuh"
 #include "noise32.cuh"
 #include "noise64.cuh"
+#include "noise_table.cuh"
 #include "philox.cuh"
 
 // f of a word (or two, in float64) for each family, named as in noise.py.
@@ -91,7 +92,8 @@ struct Noise {
 
     Key key;
     u32 row;
-    const u32* directions;  // of Sobol' points, (4 quads, digits)
+    const u32* directions;  // of Sobol' points, (4 quads, digits); tabulated noise has its table
+                            // before them
     int digits;
 
     // z of a quad; -E of a race.
@@ -101,7 +103,7 @@ struct Noise {
         if constexpr (Draw::box_muller) return box_muller(w);
 #pragma unroll
         for (int k = 0; k < 4; ++k)
-            z[k] = Draw::kind == RACE ? F::race(w[k], v[k]) : F::quantile(w[k], v[k]);
+            z[k] = Draw::kind == RACE ? F::race(w[k], v[k]) : quantile(w[k], v[k]);
         return z;
     }
 
@@ -118,13 +120,16 @@ struct Noise {
                 s[k] = Real(1) - e;
             } else if constexpr (Draw::family == LOGISTIC) {
                 s[k] = F::logistic_score(w[k], v[k]);
+            } else if constexpr (Draw::family == TABULATED) {
+                s[k] = noise_table::score(table(), w[k], v[k]);
             } else if constexpr (!Draw::box_muller) {
-                s[k] = F::quantile(w[k], v[k]);
+                s[k] = quantile(w[k], v[k]);
             }
             if constexpr (Draw::weighting == SCALE_SCORE) {
                 z = s[k];
                 if constexpr (Draw::family == GUMBEL) z = F::minus_log(e);
-                if constexpr (Draw::family == LOGISTIC) z = F::quantile(w[k], v[k]);
+                if constexpr (Draw::family == LOGISTIC || Draw::family == TABULATED)
+                    z = quantile(w[k], v[k]);
                 const Real score = s[k];
                 s[k] = bits::fma(score, z, Real(-1));
                 if constexpr (Draw::kind == MULTIPLICATIVE) s[k] = s[k] - scale[k] * score;
@@ -145,12 +150,23 @@ struct Noise {
             if constexpr (Draw::box_muller)
                 z = pairs[k];
             else
-                z = F::quantile(w[k], v[k]);
+                z = quantile(w[k], v[k]);
         }
         return z;
     }
 
   private:
+    static constexpr int TABLE_WORDS = Draw::family == TABULATED ? noise_table::WORDS<Real> : 0;
+
+    __device__ const Real* table() const { return reinterpret_cast<const Real*>(directions); }
+
+    __device__ Real quantile(u32 w, u32 v) const {
+        if constexpr (Draw::family == TABULATED)
+            return noise_table::quantile(table(), w, v);
+        else
+            return F::quantile(w, v);
+    }
+
     __device__ static Quad<Real> box_muller(const Quad<u32>& w) {
         const fast32::Pair a = fast32::normal_pair(w[0], w[1]);
         const fast32::Pair b = fast32::normal_pair(w[2], w[3]);
@@ -189,7 +205,7 @@ struct Noise {
     __device__ u32 sobol(int i, u32 point) const {
         u32 word = 0;
         for (int j = 0; j < digits; ++j)
-            if (point >> j & 1) word ^= directions[i64(i) * digits + j];
+            if (point >> j & 1) word ^= directions[TABLE_WORDS + i64(i) * digits + j];
         return word;
     }
 };
