@@ -22,6 +22,7 @@ from ._losses import fenchel_young
 from ._noise import Noise, Normal
 from ._perturbed import Perturbed
 from ._solved import SolvedSampler
+from ._seeds import Place
 from ._solver import PerInstance, Solver, Structure
 from .kernels.codes import Problem
 
@@ -345,7 +346,7 @@ class PerturbedFunction:
         if of in ("max", "loss"):
             self.require_solver(of)
         scores = as_scores(theta, "theta", self.event_ndim)
-        whole = self._layer._whole(scores, seed)
+        whole = self._layer._whole(scores, Place(seed))
         solver = Solver(
             _watched(self.fun, scores.kind),
             args,
@@ -399,11 +400,11 @@ class PerturbedFunction:
 
     def _offset(self, call: Call, targets: np.ndarray, normalize: bool):
         """``eps Omega`` of solutions, (rows,), and its derivative in epsilon."""
-        from .kernels.noise import FAMILIES
+        from .kernels.noise import law_of
 
         epsilon = call.whole.epsilon.astype(np.float64)
         additive = normalize and self.perturbation == "additive"
-        mean = FAMILIES[call.whole.draws.family].mean if additive else 0.0
+        mean = law_of(call.whole.draws.family).mean if additive else 0.0
         slope = -mean * targets.astype(np.float64)
         offset = (slope * epsilon).sum(1)
         return offset, slope if epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)

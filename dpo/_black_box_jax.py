@@ -33,11 +33,11 @@ from ._black_box import PerturbedFunction
 from ._checks import Adaptive, is_traced
 from ._designs import Replicated, designed
 from ._jax import _words as as_words
-from ._seeds import as_seed
+from ._seeds import Place, as_seed
 from ._solved import SolvedSampler, window_size
 from ._solver import PerInstance, Solver, Structure, Window, takes_warm_start, wrong_axes
 from .kernels.codes import ANTITHETIC, SCORE, VALUE, VJP, Problem
-from .kernels.noise import FAMILIES
+from .kernels.noise import law_of
 
 # ------------------------------------------------------------------------------ calls of the host
 
@@ -182,7 +182,7 @@ class Program:
         f = self.function
         rows = len(self.scores.rows)
         problem = Problem(places=np.arange(rows)[:, None], minimises=f.minimizes)
-        return SolvedSampler(*f._layer._whole(self.scores, 0)._replace(problem=problem))
+        return SolvedSampler(*f._layer._whole(self.scores, Place(0))._replace(problem=problem))
 
     def sampler(self, theta: np.ndarray, words: Any) -> tuple[SolvedSampler, int]:
         """The samples of a randomisation, and how many of those there are; on the host."""
@@ -546,7 +546,7 @@ def _loss(f: PerturbedFunction, theta, y_true, *args, seed=None, normalize=True,
     loss = value - program.whole.sign * products.sum(1).reshape(value.shape)
     if not normalize or program.whole.draws.multiplicative:
         return loss
-    mean = FAMILIES[program.whole.draws.family].mean
+    mean = law_of(program.whole.draws.family).mean
     offset = -mean * (program.whole.epsilon * y.reshape(products.shape)).sum(1)
     return loss + offset.astype(theta.dtype).reshape(value.shape)
 

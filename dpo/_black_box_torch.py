@@ -18,7 +18,7 @@ import torch
 from . import _trees as trees
 from ._device import launching_on
 from ._losses import fenchel_young as _fenchel_young
-from ._torch import _as_epsilon, _Constant, _on_its_device
+from ._torch import _Constant, _on_its_device, as_epsilon
 from ._torch import constant as _torch_constant
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class _Value(torch.autograd.Function):
             product = call.sampler.vjp(v, kept)[0]
             by_theta = _Once.apply(theta, _restored(call, product, call.scores.shape))
         if ctx.needs_input_grad[1]:
-            slope = _as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
+            slope = as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
             by_epsilon = _Once.apply(epsilon, slope)
         return by_theta, by_epsilon, None
 
@@ -127,7 +127,7 @@ class _Envelope(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             by_epsilon = sampler.epsilon_slope_of_maximum(maximum, mean) + slope
             weighted = _host(gradient, call).reshape(-1, 1).astype(np.float64) * by_epsilon
-            by_epsilon = _as_epsilon(call, weighted)
+            by_epsilon = as_epsilon(call, weighted)
             if torch.is_grad_enabled():
                 by_epsilon = _Constant.apply(epsilon, by_epsilon)
         return by_theta, by_epsilon, None, None, None, None

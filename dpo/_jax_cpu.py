@@ -32,8 +32,9 @@ from ._arrays import as_companion, as_scores
 from ._checks import check_temperatures
 from ._engine import _SMALL
 from ._losses import check_targets
+from ._noise import as_noise
 from ._oracles import Argmax
-from ._perturbed import _FAMILY_CODES, Perturbed
+from ._perturbed import Perturbed
 from ._seeds import as_place, as_seed
 from .kernels.codes import (
     ADDITIVE,
@@ -586,6 +587,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
     Operands are abstract: shapes and dtypes.
     """
     layer = spec.layer
+    family = as_noise(layer.noise).family
     if (
         spec.operation not in OPERATIONS
         or exact
@@ -593,6 +595,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         or not isinstance(layer.num_samples, int)
         or layer.perturbation != "additive"
         or layer.variance_reduction not in ("loo", "none")
+        or not isinstance(family, int)
         or theta.dtype not in (np.float32, np.float64)
         or any(x.dtype != theta.dtype for x in (epsilon, *arrays))
         or epsilon.shape[-1] != 1
@@ -609,7 +612,6 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
     if work == 0 or (work > SMALL_CALL and get_num_threads() > 1):
         return None
     is_small = d <= _SMALL and m > FEW
-    family = _FAMILY_CODES[type(layer.noise)]
     kernel = "argmax_rows" if few else "argmax"
     if "product" in spec.operation or ("adjoint" in spec.operation and is_small):
         kernel = "argmax_dense"

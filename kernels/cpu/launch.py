@@ -100,9 +100,7 @@ class _Call(NamedTuple):
 
     @property
     def family(self) -> int | np.ndarray:
-        """A code, or a table in the row's precision."""
-        family = self.draws.family
-        return family if isinstance(family, int) else family.table(self.theta.dtype)
+        return compiled_family(self.draws, self.theta.dtype)
 
     def parts(self, slots: int, size: int) -> int:
         """Strands a row is split into: all where rows alone cannot keep the threads busy."""
@@ -260,6 +258,11 @@ def padded_row_ids(draws: Draws, rows: int) -> np.ndarray:
     row_ids = np.zeros(rows + LANES, np.uint64)
     row_ids[:rows] = np.arange(rows) if draws.row_ids is None else draws.row_ids
     return row_ids
+
+
+def compiled_family(draws: Draws, dtype: np.dtype) -> int | np.ndarray:
+    """A family as kernels take it: its code, or its table in the precision of the scores."""
+    return draws.family if isinstance(draws.family, int) else draws.family.table(dtype)
 
 
 class _Writable:
