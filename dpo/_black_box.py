@@ -21,8 +21,8 @@ from ._estimate import Estimate
 from ._losses import fenchel_young
 from ._noise import Noise, Normal
 from ._perturbed import Perturbed
-from ._solved import SolvedSampler
 from ._seeds import Place
+from ._solved import SolvedSampler
 from ._solver import PerInstance, Solver, Structure
 from .kernels.codes import Problem
 
