@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .user import BoundSolver
+
 if TYPE_CHECKING:
     from .tabulate import Tabulated
 
@@ -45,19 +47,21 @@ class Problem(NamedTuple):
     """A solver and its parameters, for rows of ``d`` coordinates."""
 
     oracle: str = "argmax"
-    """The file of ``kernels/cpu`` that solves it: "argmax", "topk", "ranks" or "grid_path"."""
+    """The file of ``kernels/cpu`` that solves it: "argmax", "topk", "ranks", "grid_path" or
+    "user"."""
     options: tuple[int, ...] = ()
     """The solver's integers, the same for every row."""
     places: np.ndarray | None = None
-    """The solver's integers of every row, (rows, n) int64."""
+    """The solver's integers (or reals' bits) of every row, (rows, n) int64."""
     minimises: bool = False
     """Whether scores are costs: samples then see ``theta - eps z``."""
     total: float | None = None
     """What the coordinates of every solution sum to, where that is the same for all."""
     homogeneous: bool = True
     """Whether scaling what a sample sees by a positive number changes no solution."""
-    solver: Callable | None = None
-    """What solves it where no kernel does; ``places`` then holds the number of every row."""
+    solver: BoundSolver | Callable | None = None
+    """A user's function compiled into the kernels, where ``oracle`` is "user"; or what solves it
+    where no kernel does, and ``places`` then holds the number of every row."""
 
 
 class Draws(NamedTuple):

@@ -11,7 +11,7 @@ import functools as ft
 
 import numpy as np
 
-from . import noise_table
+from . import noise_table, user
 from .bits import fma
 from .codes import (
     ADDITIVE,
@@ -165,6 +165,8 @@ class Pass:
             return ranks(p)
         if self.problem.oracle == "topk":
             return topk(p, *self.problem.options)
+        if self.problem.solver is not None:
+            return user.solutions(p, self.problem.solver, self.problem.places)
         return grid_path(p, self.problem.options, self.problem.places)
 
     # -------------------------------------------------------------------------------- accumulate

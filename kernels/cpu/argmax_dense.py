@@ -60,7 +60,7 @@ def recall(p, d, count, memo, group, work, y):
     """Solutions are not kept."""
 
 
-def memo_words(d, dtype):
+def memo_words(problem, d, dtype):
     """Words of a solution in a memo."""
     return 0
 

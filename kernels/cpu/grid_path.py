@@ -22,17 +22,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bits import bits_float, int32, select
+from ..bits import bits_float, select
 from ._jit import jitable, kernel
+from .bit_memo import pack, unpack, words
 from .fused import run_tasks
 from .simd import LANES, any_lane, broadcast, load, store
 
 NS_PER_COORDINATE = 3.0
 
 
-def memo_words(d, dtype):
+def memo_words(problem, d, dtype):
     """A bit a cell."""
-    return (d + 31) // 32
+    return words(d)
 
 
 @jitable
@@ -267,38 +268,18 @@ def solve(p, d, count, places, which, options, work, y):
             walk(distance, costs, before, source, target, size, lane, scratch, y, at + lane)
 
 
-@kernel
-def pack_path(y, d, at, memo):
-    """A bit a cell."""
-    stride = y.shape[1]
-    for word in range(memo.shape[0]):
-        bits = broadcast(np.int32(0))
-        for i in range(32 * word, min(32 * word + 32, d)):
-            bits = bits | (load(y, i * stride + at) << int32(i % 32))
-        store(memo, word * LANES, bits)
-
-
-@kernel
-def unpack_path(memo, d, at, y):
-    """And back."""
-    stride = y.shape[1]
-    for i in range(d):
-        bits = load(memo, i // 32 * LANES)
-        store(y, i * stride + at, (bits >> int32(i % 32)) & np.int32(1))
-
-
 @jitable
 def note(y, d, count, work, memo, group):
     """Keep paths."""
     for at in range(0, count, LANES):
-        pack_path(y, d, at, memo[group + at // LANES])
+        pack(y, d, at, memo[group + at // LANES])
 
 
 @jitable
 def recall(p, d, count, memo, group, work, y):
     """Paths as they were kept."""
     for at in range(0, count, LANES):
-        unpack_path(memo[group + at // LANES], d, at, y)
+        unpack(memo[group + at // LANES], d, at, y)
 
 
 @kernel

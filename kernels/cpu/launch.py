@@ -26,7 +26,8 @@ from ..codes import (
     Problem,
 )
 from ..noise import GUMBEL
-from . import argmax, argmax_rows
+from ..user import SolverError
+from . import argmax, argmax_rows, failure
 from . import contract as contraction
 from .accumulate import CHUNK, STRANDS
 from .simd import LANES
@@ -81,7 +82,19 @@ def launch(
     )
     if weighting == SCORE and solutions is None and is_plain(problem, epsilon, draws, operation):
         return _plain_argmax(call)
-    return _fused(problem, call, weighting, solutions)
+    try:
+        return _fused(problem, call, weighting, solutions)
+    except SolverError:
+        raise failure.first(problem, call.theta, call.epsilon, draws, _solve_only) from None
+
+
+def _solve_only(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws) -> None:
+    """A launch that is made to see whether the solver fails."""
+    key = np.uint64(draws.seed[0]), np.uint64(draws.seed[1])
+    none = np.empty((0, 0), theta.dtype)
+    row_ids = _row_ids(draws, len(theta))
+    call = _Call(theta, epsilon, draws, key, row_ids, VALUE, False, none, none, None)
+    _fused(problem, call, SCORE, None)
 
 
 class _Call(NamedTuple):
@@ -127,7 +140,7 @@ def new_memo(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Dr
     rows, d = theta.shape
     if is_plain(problem, epsilon, draws, VJP):
         return np.empty((rows, draws.num_samples), np.int32)
-    words = _module(problem.oracle).memo_words(d, theta.dtype)
+    words = _module(problem.oracle).memo_words(problem, d, theta.dtype)
     if words == 0:
         return None
     few = draws.num_samples <= FEW
@@ -180,6 +193,13 @@ def _module(oracle: str):
     return importlib.import_module(f".{name}", __package__)
 
 
+def _options(problem: Problem) -> np.ndarray:
+    """The solver's integers as its file takes them."""
+    if problem.solver is None:
+        return np.array(problem.options, np.int64)
+    return _module(problem.oracle).options(problem.solver)
+
+
 def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray | None) -> Sums:
     rows, d = call.theta.shape
     draws, operation = call.draws, call.operation
@@ -209,7 +229,7 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
         (call.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
         directions, call.theta, compiled_layout(scale), call.row_ids,
         (draws.num_samples, draws.sample_offset), call.direction, call.mean,
-        call.theta.dtype.type(pull), np.array(problem.options, np.int64), places,
+        call.theta.dtype.type(pull), _options(problem), places,
     )  # fmt: skip
     memo = none if call.memo is None else call.memo
     solutions = none if solutions is None else solutions

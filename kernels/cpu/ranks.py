@@ -41,7 +41,7 @@ def _(like, d):
     return lambda like, d: d <= COUNTING_64
 
 
-def memo_words(d, dtype):
+def memo_words(problem, d, dtype):
     """A ranking has no short form."""
     return 0
 

@@ -288,6 +288,27 @@ def count_lanes(typing_context, mask):
 
 
 @intrinsic
+def lane_bits(typing_context, mask):
+    """The mask as an integer, lane ``i`` being bit ``i``."""
+
+    def codegen(context, builder, sig, args):
+        word = builder.bitcast(args[0], ir.IntType(LANES))
+        return builder.zext(word, ir.IntType(64))
+
+    return types.int64(mask), codegen
+
+
+@intrinsic
+def lowest_bit(typing_context, bits):
+    """The number of the lowest bit that is set."""
+
+    def codegen(context, builder, sig, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def tree_sum(typing_context, vector):
     """The sum of the lanes over a fixed tree: lanes 16 apart, then 8, 4, 2 and 1 apart."""
 

@@ -31,7 +31,7 @@ INSERTED = 24
 NS_PER_COORDINATE = 2.0
 
 
-def memo_words(d, dtype):
+def memo_words(problem, d, dtype):
     """The threshold's words, and the room at it."""
     return 2 if dtype == np.float32 else 3
 

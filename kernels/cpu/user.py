@@ -1,0 +1,175 @@
+"""A user's solver inside the fused pass: lanes to rows of scores, solved one by one, and back.
+
+    p, (d, lanes)  ->  scores, (32, d) float64  ->  solve each  ->  y, (d, lanes) int32
+
+The solver is machine code at an address (``user_function.py``), called once for 32 samples; this
+file is compiled with the library. Scores are transposed in registers, four coordinates at a time;
+of solutions, mostly zeros, 32 coordinates are looked at in one comparison.
+
+**Memory.** O(32 d) a thread, and what the solver works in. 0/1 solutions are kept as a bit a
+coordinate for the VJP.
+
+**Failure.** A solver that raises, or writes an entry out of range, ends the launch; ``failure.py``
+then finds out where and why.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+from ..bits import float64
+from ..user import BoundSolver, SolverError
+from . import user_function
+from ._jit import jitable, kernel
+from .bit_memo import pack, unpack, words
+from .fused import run_tasks
+from .simd import LANES, any_lane, broadcast, lane_array, lane_bits, load, lowest_bit, store
+from .user_function import call_address
+
+NS_PER_COORDINATE = 5.0
+
+
+def options(bound: BoundSolver) -> np.ndarray:
+    """The solver as integers: addresses of code and data that ``bound`` keeps alive."""
+    address = user_function.address(bound.solver)
+    data = bound.layout.ctypes.data, bound.shared.ctypes.data
+    return np.array([address, *data, bound.work_words, bound.low, bound.high], np.int64)
+
+
+def memo_words(problem, d, dtype):
+    """A bit a coordinate, where entries are 0 or 1."""
+    return words(d) if problem.solver.is_binary else 0
+
+
+@jitable
+def workspace(theta, options, lanes):
+    """Rows of scores and of solutions, all zero, and what the solver works in."""
+    d = theta.shape[1]
+    scores = lane_array(LANES, (d + 3) // 4 * 4, np.empty(0, np.float64))
+    solutions = lane_array(LANES, (d + LANES - 1) // LANES * LANES, np.empty(0, np.int32))
+    solutions[...] = 0
+    return scores, solutions, np.empty(options[3], np.int64)
+
+
+@jitable
+def prepare(theta, scale, d, kind):
+    """Nothing depends on the row."""
+
+
+# -------------------------------------------------------------------------------- lanes to rows
+
+
+@intrinsic
+def store_quad(typing_context, rows, i, a, b, c, d):
+    """``rows[lane, i : i + 4] = a[lane], b[lane], c[lane], d[lane]`` for all 32 lanes."""
+
+    def shuffled(builder, x, y, order):
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order)
+        return builder.shuffle_vector(x, y, mask)
+
+    def codegen(context, builder, sig, args):
+        array = make_array(sig.args[0])(context, builder, args[0])
+        stride = builder.extract_value(array.shape, 1)
+        at = args[1]
+        four = ir.VectorType(ir.DoubleType(), 4)
+        for first in range(0, LANES, 8):
+            group = list(range(first, first + 8))
+            x = [shuffled(builder, v, v, group) for v in args[2:]]
+            for half in range(2):  # lanes 4 half .. 4 half + 3 of the eight
+                lanes = range(4 * half, 4 * half + 4)
+                mixed = [k for lane in lanes for k in (lane, 8 + lane)]
+                ab = shuffled(builder, x[0], x[1], mixed)
+                cd = shuffled(builder, x[2], x[3], mixed)
+                for lane in range(4):
+                    pair = [2 * lane, 2 * lane + 1, 8 + 2 * lane, 8 + 2 * lane + 1]
+                    quad = shuffled(builder, ab, cd, pair)
+                    pointer = builder.bitcast(builder.gep(array.data, [at]), four.as_pointer())
+                    builder.store(quad, pointer, align=8)
+                    at = builder.add(at, stride)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, a, b, c, d), codegen
+
+
+@kernel
+def to_rows(p, at, scores):
+    """Scores of lanes ``at ..`` as rows of float64."""
+    stride = p.shape[1]
+    for i in range(0, p.shape[0], 4):
+        store_quad(
+            scores, i,
+            float64(load(p, i * stride + at)), float64(load(p, (i + 1) * stride + at)),
+            float64(load(p, (i + 2) * stride + at)), float64(load(p, (i + 3) * stride + at)),
+        )  # fmt: skip
+
+
+@kernel
+def to_lanes(solutions, count, low, high, y, at):
+    """Rows of solutions to lanes ``at ..``, leaving zeros; whether all are in range."""
+    zeros = broadcast(np.int32(0))
+    good = True
+    for lane in range(count):
+        row = solutions[lane]
+        for first in range(0, row.size, LANES):
+            x = load(row, first)
+            bits = lane_bits(x != zeros)
+            if bits == 0:
+                continue
+            good = good and not any_lane((x < np.int32(low)) | (x > np.int32(high)))
+            while bits != 0:
+                i = first + lowest_bit(bits)
+                y[i, at + lane] = row[i]
+                bits &= bits - 1
+            store(row, first, zeros)
+    return good
+
+
+# ------------------------------------------------------------------------------------ the oracle
+
+
+@jitable
+def solve(p, d, count, places, which, options, work, y):
+    """Solutions of a block, 32 samples at a time."""
+    scores, solutions, space = work
+    y[...] = 0
+    for at in range(0, count, LANES):
+        here = min(LANES, count - at)
+        to_rows(p, at, scores)
+        solved = call_address(
+            options[0],
+            (
+                scores.ctypes.data, scores.shape[1], solutions.ctypes.data, solutions.shape[1],
+                here, which.ctypes.data, options[2], places.ctypes.data, places.shape[1],
+                space.ctypes.data, options[1],
+            ),
+        )  # fmt: skip
+        good = to_lanes(solutions, here, options[4], options[5], y, at)
+        if solved < here or not good:
+            raise SolverError("a solver failed")
+
+
+@jitable
+def note(y, d, count, work, memo, group):
+    """Keep 0/1 solutions."""
+    for at in range(0, count, LANES):
+        pack(y, d, at, memo[group + at // LANES])
+
+
+@jitable
+def recall(p, d, count, memo, group, work, y):
+    """Solutions as they were kept."""
+    for at in range(0, count, LANES):
+        unpack(memo[group + at // LANES], d, at, y)
+
+
+@kernel
+def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
+    """Tasks ``begin .. end - 1``; see ``fused.py``."""
+    run_tasks(
+        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
+        solutions, counts, sums,
+    )  # fmt: skip

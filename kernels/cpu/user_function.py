@@ -1,0 +1,217 @@
+"""Compile a user's solver: from a Python function to an address that solves rows of scores.
+
+The function is compiled once, for any precision of the scores, and called through its address: the
+kernel around it (``user.py``) is compiled with the library, not with the user's function, so a new
+solver costs a fraction of a second and not a minute. Machine code is kept on disk, under a hash of
+all that it was made from (``user_digest.py``), so another process loads it.
+"""
+
+from __future__ import annotations
+
+import functools as ft
+import threading
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.ccallback import CFunc
+from numba.core.errors import NumbaError
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
+from ..user import ROW, SHARED, WORK, Argument, Solver
+from ._jit import source_stamp
+from .simd import LANES
+from .user_digest import digest
+
+_WORD = ir.IntType(64)
+_ADDRESS = types.int64
+_NUMBERS = {"float64": types.float64, "int64": types.int64}
+ROWS_ARITY = 11
+
+
+# --------------------------------------------------------------------------- arguments in memory
+
+
+def _word(builder, address, index: int):
+    """The ``index``-th word at an address."""
+    pointer = builder.inttoptr(address, _WORD.as_pointer())
+    return builder.load(builder.gep(pointer, [ir.Constant(_WORD, index)]))
+
+
+def _array_at(context, builder, array_type, address, layout, first: int):
+    """A C-contiguous array whose shape is words ``first ..`` of the layout."""
+    item = context.get_data_type(array_type.dtype)
+    size = ir.Constant(_WORD, array_type.dtype.bitwidth // 8)
+    shape = [_word(builder, layout, first + k) for k in range(array_type.ndim)]
+    strides = [size]
+    for length in shape[:0:-1]:
+        strides.insert(0, builder.mul(strides[0], length))
+    array = make_array(array_type)(context, builder)
+    populate_array(
+        array,
+        data=builder.inttoptr(address, item.as_pointer()),
+        shape=cgutils.pack_array(builder, shape),
+        strides=cgutils.pack_array(builder, strides),
+        itemsize=size,
+        meminfo=None,
+    )
+    return array._getvalue()
+
+
+def _argument_type(argument: Argument):
+    dtype = _NUMBERS[argument.dtype]
+    if argument.ndim == 0:
+        return dtype
+    return types.Array(dtype, argument.ndim, "C", readonly=argument.place != WORK)
+
+
+def _all_arguments(solver: Solver):
+    """``(scores, solution, shared, row, work, layout) -> tuple``, from addresses; and its types."""
+    event = [types.Array(dtype, solver.event_ndim, "C") for dtype in (types.float64, types.int32)]
+    kinds = [*event, *map(_argument_type, solver.arguments)]
+
+    @intrinsic
+    def all_arguments(typing_context, scores, solution, shared, row, work, layout):
+        def codegen(context, builder, sig, args):
+            *addresses, layout = args
+            values = [
+                _array_at(context, builder, kind, address, layout, 0)
+                for kind, address in zip(event, addresses[:2], strict=True)
+            ]
+            memory = dict(zip((SHARED, ROW, WORK), addresses[2:], strict=True))
+            at = solver.event_ndim
+            for argument, kind in zip(solver.arguments, kinds[2:], strict=True):
+                offset = builder.shl(_word(builder, layout, at), ir.Constant(_WORD, 3))
+                address = builder.add(memory[argument.place], offset)
+                if argument.ndim:
+                    value = _array_at(context, builder, kind, address, layout, at + 1)
+                else:
+                    item = context.get_data_type(kind)
+                    value = builder.load(builder.inttoptr(address, item.as_pointer()))
+                values.append(value)
+                at += 1 + argument.ndim
+            return context.make_tuple(builder, sig.return_type, values)
+
+        return types.Tuple(kinds)(*[_ADDRESS] * 6), codegen
+
+    return kinds, all_arguments
+
+
+@intrinsic
+def word_at(typing_context, address, index):
+    """``((int64 *) address)[index]``."""
+
+    def codegen(context, builder, sig, args):
+        pointer = builder.inttoptr(args[0], _WORD.as_pointer())
+        return builder.load(builder.gep(pointer, [args[1]]))
+
+    return types.int64(_ADDRESS, types.int64), codegen
+
+
+@intrinsic
+def call_address(typing_context, address, arguments):
+    """Call compiled code that takes and returns int64, by its address."""
+    arity = len(arguments)
+
+    def codegen(context, builder, sig, args):
+        kind = ir.FunctionType(_WORD, [_WORD] * arity)
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        values = [builder.extract_value(args[1], k) for k in range(arity)]
+        return builder.call(function, values)
+
+    return types.int64(_ADDRESS, arguments), codegen
+
+
+# ------------------------------------------------------------------------------------ compilation
+
+
+def _rows(solve, all_arguments, lanes):
+    """The compiled loop over samples, as a Python function."""
+
+    def rows(scores, stride, solutions, width, count, which, shared, places, words, work, layout):
+        """Solve ``count`` samples; returns how many were solved, ``count`` unless one failed.
+
+        Addresses, and lengths of rows in items: ``scores`` (count, stride) float64, ``solutions``
+        (count, width) int32, ``which`` the row of each lane, ``places`` (rows, words).
+        """
+        for m in range(count):
+            row = places + 8 * words * word_at(which, m % lanes)
+            here = scores + 8 * stride * m, solutions + 4 * width * m
+            arguments = all_arguments(here[0], here[1], shared, row, work, layout)
+            try:
+                solve(*arguments)
+            except Exception:
+                return m
+        return count
+
+    return rows
+
+
+class _KeptImpl(CompileResultCacheImpl):
+    """Files of one solver, named by its digest: nothing is shared, so nothing is raced for."""
+
+    digest = ""
+
+    def get_filename_base(self, fullname, abiflags):
+        return f"{super().get_filename_base(fullname, abiflags)}.{self.digest[:24]}"
+
+
+def _cache(function, key: str) -> FunctionCache | None:
+    """A cache on disk beside the kernels' own; None where no directory can be written."""
+
+    class Kept(FunctionCache):
+        _impl_class = type("Impl", (_KeptImpl,), {"digest": key})
+
+        def _index_key(self, sig, codegen):
+            return sig, codegen.magic_tuple(), key
+
+    try:
+        cache = Kept(function)
+    except RuntimeError:  # "no locator available"
+        return None
+    cache._cache_file._source_stamp = key, source_stamp()
+    return cache
+
+
+_lock = threading.RLock()  # one compilation at a time, so that none is made twice
+
+
+@ft.cache
+def _compiled(solver: Solver, key: str | None) -> CFunc:
+    """Machine code, made or loaded; it lives as long as the process."""
+    kinds, all_arguments = _all_arguments(solver)
+    settings: dict[str, Any] = dict(error_model="numpy", boundscheck=solver.check_bounds)
+    solve = njit(**settings)(solver.function)
+    rows = _rows(solve, all_arguments, LANES)
+    signature = types.int64(*[types.int64] * ROWS_ARITY)
+    code = CFunc(rows, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+    cache = _cache(rows, key) if key else None
+    if cache is not None:
+        code._cache = cache
+    try:
+        code.compile()
+    except NumbaError:
+        _explain(solver, solve, tuple(kinds))
+        raise
+    return code
+
+
+def _explain(solver: Solver, solve, argument_types) -> None:
+    """Compile the user's function by itself, so that Numba speaks of that alone."""
+    try:
+        solve.compile(argument_types)
+    except NumbaError as error:
+        raise TypeError(
+            f"oracle {solver.name} cannot be compiled by Numba; write it in the part of Python and "
+            "NumPy that Numba compiles (helpers decorated by numba.extending.register_jitable), or "
+            f"keep it as it is and use dpo.perturbed({solver.name}, ...). Numba says:\n{error}"
+        ) from None
+
+
+def address(solver: Solver) -> int:
+    """The address of the compiled loop over samples (``_rows``), compiled on first use."""
+    with _lock:
+        return _compiled(solver, digest(solver)).address
