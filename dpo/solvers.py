@@ -1,0 +1,262 @@
+"""Oracles written in Python, ready to use and to start from: each is a function under ``dpo.oracle``.
+
+    knapsack(weights=, capacity=)       items worth most whose weights fit
+    budgeted_choice(costs=, budget=)    one option for each item, within a budget
+    monotone_path()                     a level for each position, never falling
+    viterbi(allowed=)                   a state for each step, by allowed transitions only
+    spanning_tree(ends=)                edges that connect a graph
+    assignment()                        a column of its own for each row
+
+All are exact linear maximisers of the scores. Rules (weights, transitions) decide which solutions
+exist; what is traded off against the scores must be in the scores. Of equally good solutions each
+takes one that depends on the scores alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._user_oracle import oracle
+
+
+def _knapsack_table(shape, weights, capacity):
+    most = max(int(np.max(capacity, initial=0)), 0)
+    return {"best": np.empty((shape[0] + 1, most + 1))}
+
+
+@oracle(parameters={"weights": 1, "capacity": 0}, workspace=_knapsack_table)
+def knapsack(scores, solution, weights, capacity, best):
+    """Items whose integer ``weights`` sum to at most ``capacity``, worth most in total, (d,)."""
+    d = scores.size
+    for room in range(capacity + 1):
+        best[0, room] = 0.0
+    for i in range(d):
+        if weights[i] < 0:
+            raise ValueError("weights must not be negative")
+        for room in range(capacity + 1):
+            value = best[i, room]
+            if weights[i] <= room:
+                value = max(value, best[i, room - weights[i]] + scores[i])
+            best[i + 1, room] = value
+    room = capacity
+    for i in range(d - 1, -1, -1):
+        if best[i + 1, room] > best[i, room]:
+            solution[i] = 1
+            room -= weights[i]
+
+
+def _budget_table(shape, costs, budget):
+    most = max(int(np.max(budget, initial=0)), 0)
+    return {"best": np.empty((shape[0] + 1, most + 1))}
+
+
+@oracle(event_ndim=2, parameters={"costs": 2, "budget": 0}, workspace=_budget_table)
+def budgeted_choice(scores, solution, costs, budget, best):
+    """One option for each item, worth most in total, integer ``costs`` within ``budget``.
+
+    Scores and costs are (items, options).
+    """
+    items, options = scores.shape
+    for room in range(budget + 1):
+        best[0, room] = 0.0
+    for i in range(items):
+        for room in range(budget + 1):
+            value = -np.inf
+            for k in range(options):
+                if costs[i, k] < 0:
+                    raise ValueError("costs must not be negative")
+                if costs[i, k] <= room:
+                    value = max(value, best[i, room - costs[i, k]] + scores[i, k])
+            best[i + 1, room] = value
+    room = budget
+    if budget < 0 or best[items, room] == -np.inf:
+        raise ValueError("no choice of finite score is within the budget")
+    for i in range(items - 1, -1, -1):
+        for k in range(options):
+            left = room - costs[i, k]
+            if left >= 0 and best[i, left] + scores[i, k] == best[i + 1, room]:
+                solution[i, k] = 1
+                room = left
+                break
+
+
+@oracle(event_ndim=2, workspace=lambda shape: {"best": np.empty(shape)})
+def monotone_path(scores, solution, best):
+    """A level for each position, never falling, of largest total score, (positions, levels).
+
+    With scores ``-(x[i] - level[k])**2`` it is the isotonic regression of ``x`` to those levels.
+    (The regression to real levels is a projection, no linear maximiser.)
+    """
+    positions, levels = scores.shape
+    for i in range(positions):
+        before = -np.inf  # the best of the position before, at this level or below
+        for k in range(levels):
+            if i > 0:
+                before = max(before, best[i - 1, k])
+                best[i, k] = scores[i, k] + before
+            else:
+                best[i, k] = scores[i, k]
+    last = levels - 1
+    for i in range(positions - 1, -1, -1):
+        level = 0
+        for k in range(1, last + 1):
+            if best[i, k] > best[i, level]:
+                level = k
+        solution[i, level] = 1
+        last = level
+
+
+@oracle(
+    event_ndim=2,
+    parameters={"allowed": 2},
+    workspace=lambda shape, allowed: {"best": np.empty(shape)},
+)
+def viterbi(scores, solution, allowed, best):
+    """The best sequence of states, (steps, states), ``allowed[a, b]`` telling whether b may follow a.
+
+    Transitions are rules, 0 or 1: a transition's own score would be neither perturbed nor counted.
+    """
+    steps, states = scores.shape
+    for b in range(states):
+        best[0, b] = scores[0, b]
+    for i in range(1, steps):
+        for b in range(states):
+            value = -np.inf
+            for a in range(states):
+                if allowed[a, b] != 0:
+                    value = max(value, best[i - 1, a])
+            best[i, b] = scores[i, b] + value
+    after = -1
+    for i in range(steps - 1, -1, -1):
+        state, value = -1, -np.inf
+        for a in range(states):
+            if best[i, a] > value and (after < 0 or allowed[a, after] != 0):
+                state, value = a, best[i, a]
+        if state < 0:
+            raise ValueError("no sequence of finite score is allowed")
+        solution[i, state] = 1
+        after = state
+
+
+def _nodes(shape, ends):
+    count = int(np.max(ends, initial=-1)) + 1
+    return {"label": np.empty(count, np.int64), "choice": np.empty(count, np.int64)}
+
+
+@oracle(parameters={"ends": 2}, workspace=_nodes)
+def spanning_tree(scores, solution, ends, label, choice):
+    """Edges of a spanning tree of largest total score, (edges,); a forest if there is no tree.
+
+    ``ends`` is (edges, 2), nodes 0, 1, ... The lower edge wins a tie. (Boruvka: every component
+    takes its best edge, until none leaves it.)
+    """
+    for node in range(label.size):
+        label[node] = node
+    merging = True
+    while merging:
+        for node in range(label.size):
+            choice[node] = -1
+        for e in range(scores.size):
+            a, b = label[ends[e, 0]], label[ends[e, 1]]
+            if a != b:
+                if choice[a] < 0 or scores[e] > scores[choice[a]]:
+                    choice[a] = e
+                if choice[b] < 0 or scores[e] > scores[choice[b]]:
+                    choice[b] = e
+        merging = False
+        for component in range(label.size):
+            e = choice[component]
+            if e >= 0 and solution[e] == 0:
+                merging = True
+                solution[e] = 1
+                a, b = label[ends[e, 0]], label[ends[e, 1]]
+                for node in range(label.size):
+                    if label[node] == b:
+                        label[node] = a
+
+
+def _prices(shape):
+    rows, columns = shape
+    reals = {
+        "row_price": rows,
+        "price": columns,
+        "open_price": columns,
+        "distance": columns,
+        "settled": columns,
+    }
+    integers = {"matched": rows, "owner": columns, "before": columns, "tree": columns}
+    work = {name: np.empty(size) for name, size in reals.items()}
+    return work | {name: np.empty(size, np.int64) for name, size in integers.items()}
+
+
+@oracle(event_ndim=2, workspace=_prices, check_bounds=False)
+def assignment(
+    scores, solution, row_price, price, open_price, distance, settled, matched, owner, before, tree
+):
+    """A column of its own for each row, of largest total score, (rows, columns), rows <= columns.
+
+    -inf forbids a pair. By shortest augmenting paths: every row asks for its best column, then each
+    row left without one takes the cheapest chain of exchanges. O(rows^2 columns).
+    """
+    rows, columns = scores.shape
+    if rows > columns:
+        raise ValueError("assignment needs at least as many columns as rows: transpose the scores")
+    for j in range(columns):
+        owner[j] = -1
+        price[j] = 0.0
+    for i in range(rows):
+        best, value = 0, scores[i, 0]
+        for j in range(1, columns):
+            if scores[i, j] > value:
+                best, value = j, scores[i, j]
+        row_price[i] = -value  # costs are -scores
+        matched[i] = -1
+        if owner[best] < 0:
+            owner[best] = i
+            matched[i] = best
+    for free in range(rows):
+        if matched[free] >= 0:
+            continue
+        for j in range(columns):
+            distance[j] = np.inf
+            open_price[j] = price[j]
+        # Columns leave for the tree of shortest paths one by one: tree[:size], at distances
+        # settled[:size]. A price of -inf keeps them from being reached again.
+        size, i, reached = 0, free, 0.0
+        while True:
+            shift = reached - row_price[i]
+            for j in range(columns):  # without a branch, so it is vectorised
+                through = shift - scores[i, j] - open_price[j]
+                nearer = through < distance[j]
+                distance[j] = through if nearer else distance[j]
+                before[j] = i if nearer else before[j]
+            a = b = c = d = np.inf  # four minima, for one would wait for itself
+            quads = columns // 4 * 4
+            for j in range(0, quads, 4):
+                a, b = min(a, distance[j]), min(b, distance[j + 1])
+                c, d = min(c, distance[j + 2]), min(d, distance[j + 3])
+            for j in range(quads, columns):
+                a = min(a, distance[j])
+            reached = min(min(a, b), min(c, d))
+            if not reached < np.inf:
+                raise ValueError("no assignment of finite score exists")
+            last = 0
+            while distance[last] != reached:
+                last += 1
+            i = owner[last]
+            if i < 0:
+                break
+            tree[size], settled[size] = last, reached
+            size += 1
+            distance[last], open_price[last] = np.inf, -np.inf
+        row_price[free] += reached
+        for k in range(size):
+            j = tree[k]
+            row_price[owner[j]] += reached - settled[k]
+            price[j] -= reached - settled[k]
+        while last >= 0:  # exchange along the path
+            i = before[last]
+            owner[last] = i
+            matched[i], last = last, matched[i]
+    for i in range(rows):
+        solution[i, matched[i]] = 1
