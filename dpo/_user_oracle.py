@@ -52,6 +52,9 @@ class _Values:
         array = np.ascontiguousarray(array, np.float64 if kind == "f" else np.int64)
         return cls(array.dtype.name, np.shape(value), array.tobytes())
 
+    def __str__(self) -> str:
+        return f"<{self.dtype} {list(self.shape)}>" if self.shape else str(self.array.item())
+
     @property
     def array(self) -> np.ndarray:
         """Read-only."""
@@ -133,10 +136,7 @@ class UserOracle(Oracle):
         return replace(self, parameters=tuple((k, values[k]) for k in known if k in values))
 
     def __repr__(self) -> str:
-        given = ", ".join(
-            f"{name}={values.array.item() if values.shape == () else f'<{values.dtype} {list(values.shape)}>'}"
-            for name, values in self.parameters
-        )
+        given = ", ".join(f"{name}={values}" for name, values in self.parameters)
         return f"{self.declaration.name}({given})" if given else self.declaration.name
 
     @property

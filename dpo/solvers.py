@@ -1,4 +1,4 @@
-"""Oracles written in Python, ready to use and to start from: each is a function under ``dpo.oracle``.
+"""Oracles written in Python, ready to use and to start from: functions under ``dpo.oracle``.
 
     knapsack(weights=, capacity=)       items worth most whose weights fit
     budgeted_choice(costs=, budget=)    one option for each item, within a budget
@@ -112,9 +112,9 @@ def monotone_path(scores, solution, best):
     workspace=lambda shape, allowed: {"best": np.empty(shape)},
 )
 def viterbi(scores, solution, allowed, best):
-    """The best sequence of states, (steps, states), ``allowed[a, b]`` telling whether b may follow a.
+    """The best sequence of states, (steps, states); b may follow a if ``allowed[a, b]``.
 
-    Transitions are rules, 0 or 1: a transition's own score would be neither perturbed nor counted.
+    Transitions are rules: a transition's own score would be neither perturbed nor counted.
     """
     steps, states = scores.shape
     for b in range(states):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import user_oracles
 from dpo.kernels import codes, reference
 from dpo.kernels.codes import JACOBIAN, JVP, MAXIMUM, MOMENTS, SCALE_SCORE, VALUE, VJP, Problem
 from dpo.kernels.cpu import launch
@@ -69,6 +70,8 @@ PROBLEMS = {
     "row": lambda d: grid(1, d, 8, 99),
     "grid-4": lambda d: grid(*sides(d), 4, 99),
     "grid-8": lambda d: grid(*sides(d), 8, 99, source=d // 2, target=0, min_cost=0.25),
+    "user": lambda d: user_oracles.fitting_interval(d, 99).problem((99, d)),
+    "user-ranks": lambda d: user_oracles.ranks.problem((99, d)),
 }
 DESIGNS = {"iid": codes.INDEPENDENT, "antithetic": codes.ANTITHETIC, "sobol": codes.SOBOL}
 

@@ -1,4 +1,4 @@
-"""Solutions of zeros and ones as a bit a coordinate: the memo of the oracles that have no shorter."""
+"""Solutions of zeros and ones as a bit a coordinate: a memo where there is no shorter one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and why a user's solver failed: the first row, its first sample, and what plain Python says.
+"""Where and why a user's solver failed: the first row, its first sample, what Python says.
 
 Found by halving: the rows, then that row's samples, are solved again until one is left. The noise
 is a function of row and sample, so the answer does not depend on threads.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..codes import Draws, Problem
+from ..codes import SOBOL, Draws, Problem
 from ..user import SolverError, out_of_range, solution_of
 
 Solve = Callable[[Problem, np.ndarray, np.ndarray, Draws], None]
@@ -35,7 +35,7 @@ def first(
         return one[-1]._replace(num_samples=end - begin, sample_offset=draws.sample_offset + begin)
 
     m = _first_failing(draws.num_samples, lambda begin, end: solve(*one[:-1], samples(begin, end)))
-    return _explained(*one[:-1], samples(m, m + 1), b)
+    return _explained(*one[:-1], samples(m, m + 1))
 
 
 def _first_failing(count: int, solve: Callable[[int, int], None]) -> int:
@@ -52,17 +52,18 @@ def _first_failing(count: int, solve: Callable[[int, int], None]) -> int:
     return begin
 
 
-def _explained(
-    problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws, row: int
-) -> Exception:
+def _explained(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws) -> Exception:
     """Solve one sample in plain Python, which says what is wrong."""
     from .. import reference
 
     bound = problem.solver
     assert bound is not None
     scores = reference.Pass(problem, theta, epsilon, draws).p()[0, 0]
+    assert draws.row_ids is not None
+    row = "randomisation" if draws.design == SOBOL else "row"  # of which a row has several
     place = (
-        f"on row {row}, sample {draws.sample_offset} (seed {draws.seed[0]}, {draws.seed[1]}), "
+        f"on {row} {draws.row_ids[0]}, sample {draws.sample_offset} "
+        f"(seed {draws.seed[0]}, {draws.seed[1]}), "
         f"whose perturbed scores are {np.array2string(scores, threshold=20)}"
     )
     name, error = bound.solver.name, None

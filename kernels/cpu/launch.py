@@ -85,7 +85,8 @@ def launch(
     try:
         return _fused(problem, call, weighting, solutions)
     except SolverError:
-        raise failure.first(problem, call.theta, call.epsilon, draws, _solve_only) from None
+        error = failure.first(problem, call.theta, call.epsilon, draws, _solve_only)
+    raise error
 
 
 def _solve_only(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws) -> None:

@@ -17,7 +17,6 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.ccallback import CFunc
-from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
@@ -193,7 +192,7 @@ def _compiled(solver: Solver, key: str | None) -> CFunc:
         code._cache = cache
     try:
         code.compile()
-    except NumbaError:
+    except Exception:
         _explain(solver, solve, tuple(kinds))
         raise
     return code
@@ -203,7 +202,7 @@ def _explain(solver: Solver, solve, argument_types) -> None:
     """Compile the user's function by itself, so that Numba speaks of that alone."""
     try:
         solve.compile(argument_types)
-    except NumbaError as error:
+    except Exception as error:  # Numba's kinds of errors have no common base
         raise TypeError(
             f"oracle {solver.name} cannot be compiled by Numba; write it in the part of Python and "
             "NumPy that Numba compiles (helpers decorated by numba.extending.register_jitable), or "
