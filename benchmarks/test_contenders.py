@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.contenders import CONTENDERS, agreement, shells
 from benchmarks.contenders.base import Solver
+from benchmarks.contenders.knapsack import instance
 from benchmarks.contenders.paths import MIN_COST
 from benchmarks.peers import MAX_Z, z_scores
 from benchmarks.workloads import NOISES, ORACLES, Workload
@@ -24,6 +25,7 @@ SMALL = {
     "topk": Workload("topk", 100, (6,), 300, "normal", k=3),
     "paths": Workload("paths", 100, (3, 4), 300, "normal"),
     "assignment": Workload("assignment", 100, (3, 3), 300, "normal"),
+    "knapsack": Workload("knapsack", 100, (6,), 300, "normal"),
 }
 
 
@@ -48,7 +50,9 @@ def simple_paths(height: int, width: int) -> np.ndarray:
 
 
 PATHS = simple_paths(3, 4)
-PERMUTATIONS = np.array([np.eye(3)[list(order)] for order in it.permutations(range(3))])
+PERMUTATIONS = np.eye(3)[list(it.permutations(range(3)))]
+LOADS = np.array(list(it.product((0.0, 1.0), repeat=6)))
+LOADS = LOADS[LOADS @ instance(6)[0] <= instance(6)[1]]
 
 
 def solution(oracle: str, x: np.ndarray, k: int | None) -> np.ndarray:
@@ -57,8 +61,10 @@ def solution(oracle: str, x: np.ndarray, k: int | None) -> np.ndarray:
         costs = np.tensordot(np.maximum(x, MIN_COST).astype(float), PATHS, ([-2, -1], [-2, -1]))
         return PATHS[costs.argmin(-1)]
     if oracle == "assignment":
-        totals = np.tensordot(x.astype(float), PERMUTATIONS, ([-2, -1], [-2, -1]))
-        return PERMUTATIONS[totals.argmax(-1)]
+        worth = np.tensordot(x.astype(float), PERMUTATIONS, ([-2, -1], [-2, -1]))
+        return PERMUTATIONS[worth.argmax(-1)]
+    if oracle == "knapsack":
+        return LOADS[(x.astype(float) @ LOADS.T).argmax(-1)]
     beaten = (x[..., :, None] > x[..., None, :]).sum(-1)
     if oracle == "ranks":
         return beaten + 1.0

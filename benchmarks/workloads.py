@@ -18,7 +18,7 @@ import numpy as np
 from .asv.terrain import terrain_costs
 
 EPSILON = 0.5
-ORACLES = ("argmax", "ranks", "topk", "paths", "assignment")
+ORACLES = ("argmax", "ranks", "topk", "paths", "assignment", "knapsack")
 NOISES = ("normal", "gumbel")
 """The two families that every contender has."""
 INPUT_SEED = 1_000_003
@@ -32,7 +32,7 @@ class Workload:
     oracle: str
     rows: int
     shape: tuple[int, ...]
-    """``(d,)`` scores, the ``(H, W)`` grid of costs, or an ``(n, n)`` matrix of scores."""
+    """``(d,)`` scores, ``(n, n)`` of pairs, or the ``(H, W)`` grid of costs."""
     num_samples: int
     noise: str
     k: int | None = None
@@ -99,7 +99,14 @@ SIZES = {
         "medium": Size(70, (12, 12), 100, rounds=3),
         "large": Size(70, (30, 30), 100, rounds=3),
     },
-    "assignment": {"small": Size(16, (20, 20), 100, rounds=11)},
+    "assignment": {
+        "small": Size(16, (20, 20), 100, rounds=11),
+        "medium": Size(16, (50, 50), 100, rounds=3),
+    },
+    "knapsack": {
+        "small": Size(16, (20,), 100, rounds=7),
+        "medium": Size(16, (100,), 100, rounds=3),
+    },
 }
 SIZE_NAMES = ("small", "medium", "large")
 
@@ -108,6 +115,8 @@ GROWTH = {
     "ranks": [Size(4, (100,), m, 1) for m in (1_000, 1_000_000)],
     "topk": [Size(4, (1000,), m, 1, k=10) for m in (1_000, 100_000)],
     "paths": [Size(4, (12, 12), m, 1) for m in (1_000, 100_000)],
+    "assignment": [Size(4, (20, 20), m, 1) for m in (1_000, 100_000)],
+    "knapsack": [Size(4, (20,), m, 1) for m in (1_000, 100_000)],
 }
 """Where our memory is measured against M; no peer could hold the larger ones. (For any function it
 grows with the solutions that are kept, to a bound that the user sets.)"""

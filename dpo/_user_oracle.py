@@ -233,26 +233,51 @@ def oracle(
     >>> layer([9.0, 1.0, 1.0], seed=0).round(1)
     array([0. , 0.5, 0.5])
     """
-    options = dict(event_ndim=event_ndim, minimises=minimises, binary=binary)
     if function is None:
         return ft.partial(
-            oracle, **options, parameters=parameters, workspace=workspace, check_bounds=check_bounds
+            oracle,
+            event_ndim=event_ndim,
+            minimises=minimises,
+            binary=binary,
+            parameters=parameters,
+            workspace=workspace,
+            check_bounds=check_bounds,
         )
     function = getattr(function, "py_func", function)  # of numba.njit
     if not inspect.isfunction(function):
         raise TypeError(f"oracle must decorate a Python function, got {function!r}")
-    if event_ndim not in (1, 2):
+    if event_ndim not in (1, 2) or isinstance(event_ndim, bool):
         raise ValueError(f"event_ndim must be 1 or 2, got {event_ndim!r}")
     declared = dict(parameters or {})
+    _check_arguments(function, declared, workspace is not None)
+    return UserOracle(
+        Declaration(
+            function=function,
+            event_ndim=event_ndim,
+            minimises=bool(minimises),
+            binary=bool(binary),
+            parameter_ndim=tuple(declared.items()),
+            workspace=workspace,
+            check_bounds=bool(check_bounds),
+        )
+    )
+
+
+def _extra_names(function: Callable) -> list[str]:
+    """The arguments after scores and solution."""
+    return list(inspect.signature(function).parameters)[2:]
+
+
+def _check_arguments(function: Callable, declared: dict[str, int], works: bool) -> None:
+    """What the function takes must be what was declared, or an array to work in."""
     names = list(inspect.signature(function).parameters)
-    missing = [name for name in declared if name not in names[2:]]
-    if len(names) < 2 or missing:
+    if len(names) < 2 or not set(declared) <= set(names[2:]):
         raise TypeError(
             f"{function.__name__} must take (scores, solution, {', '.join(declared) or '...'}), "
             f"got ({', '.join(names)})"
         )
     undeclared = [name for name in names[2:] if name not in declared]
-    if undeclared and workspace is None:
+    if undeclared and not works:
         raise TypeError(
             f"{function.__name__} takes {', '.join(undeclared)}: say how many axes of each belong "
             f"to an instance, @dpo.oracle(parameters={{{undeclared[0]!r}: 1}}), or make it an "
@@ -261,18 +286,6 @@ def oracle(
     for name, ndim in declared.items():
         if isinstance(ndim, bool) or not isinstance(ndim, int) or not 0 <= ndim <= 3:
             raise ValueError(f"parameters[{name!r}] must be a number of axes, 0 to 3, got {ndim!r}")
-    return UserOracle(
-        Declaration(
-            function=function,
-            parameter_ndim=tuple(declared.items()),
-            workspace=workspace,
-            check_bounds=bool(check_bounds),
-            **{
-                name: value if name == "event_ndim" else bool(value)
-                for name, value in options.items()
-            },
-        )
-    )
 
 
 # ------------------------------------------------------------------------------------- binding
@@ -283,43 +296,44 @@ def _problem(oracle: UserOracle, shape: tuple[int, ...]) -> Problem:
     """What the kernels are told; made once for an oracle and a shape."""
     declaration = oracle.declaration
     batch, event = shape[: -declaration.event_ndim], shape[-declaration.event_ndim :]
-    ndims, arrays = dict(declaration.parameter_ndim), {}
-    for name in ndims:
-        if name not in dict(oracle.parameters):
-            needed = ", ".join(f"{k}=..." for k in ndims)
-            raise TypeError(
-                f"oracle {declaration.name} needs its parameters: {declaration.name}({needed})"
-            )
-        arrays[name] = dict(oracle.parameters)[name].array
-    work = _workspace(declaration, event, arrays)
-    arguments, shapes, values = [], [], []
-    for name in list(inspect.signature(declaration.function).parameters)[2:]:
-        if name in work:
-            array = work[name]
-            arguments.append(Argument(name, WORK, array.dtype.name, array.ndim))
-        else:
-            array, ndim = arrays[name], ndims[name]
-            place = ROW if array.ndim > ndim else SHARED
-            arguments.append(Argument(name, place, array.dtype.name, ndim))
-            values.append((place, array if place == SHARED else _by_rows(name, array, ndim, batch)))
-        shapes.append(array.shape[array.ndim - arguments[-1].ndim :])
+    ndims, parameters = dict(declaration.parameter_ndim), _parameters(oracle)
+    work = _workspace(declaration, event, parameters)
+    arguments, shapes = [], []
+    words: dict[int, list[np.ndarray]] = {SHARED: [np.zeros(0, np.int64)], ROW: []}
+    for name in _extra_names(declaration.function):
+        array = work[name] if name in work else parameters[name]
+        ndim = ndims.get(name, array.ndim)
+        place = WORK if name in work else SHARED if array.ndim == ndim else ROW
+        arguments.append(Argument(name, place, array.dtype.name, ndim))
+        shapes.append(array.shape[array.ndim - ndim :])
+        if place == SHARED:
+            words[SHARED].append(array.reshape(-1).view(np.int64))
+        elif place == ROW:
+            words[ROW].append(_by_rows(name, array, ndim, batch).view(np.int64))
     solver = Solver(
         declaration.function, declaration.event_ndim, tuple(arguments), declaration.check_bounds
     )
     layout, sizes = laid_out(solver, event, shapes)
-    shared = [
-        np.zeros(0, np.int64),
-        *(a.reshape(-1).view(np.int64) for p, a in values if p == SHARED),
-    ]
-    rows = [a.view(np.int64) for place, a in values if place == ROW]
     low, high = (0, 1) if declaration.binary else (-MAX_ENTRY, MAX_ENTRY)
+    shared = np.concatenate(words[SHARED])
     return Problem(
         "user",
-        places=np.ascontiguousarray(np.concatenate(rows, 1)) if rows else None,
+        places=np.ascontiguousarray(np.concatenate(words[ROW], 1)) if words[ROW] else None,
         minimises=declaration.minimises,
         homogeneous=False,  # nothing is known of a function
-        solver=BoundSolver(solver, layout, np.concatenate(shared), sizes[WORK], low, high),
+        solver=BoundSolver(solver, layout, shared, sizes[WORK], low, high),
     )
+
+
+def _parameters(oracle: UserOracle) -> dict[str, np.ndarray]:
+    """All parameters as arrays."""
+    given = {name: values.array for name, values in oracle.parameters}
+    wanted = [name for name, _ in oracle.declaration.parameter_ndim]
+    if set(given) != set(wanted):
+        needed = ", ".join(f"{name}=..." for name in wanted)
+        name = oracle.declaration.name
+        raise TypeError(f"oracle {name} needs its parameters: {name}({needed})")
+    return given
 
 
 def _by_rows(name: str, array: np.ndarray, ndim: int, batch: tuple[int, ...]) -> np.ndarray:
@@ -342,8 +356,7 @@ def _workspace(
     if declaration.workspace is None:
         return {}
     work = declaration.workspace(event, **arrays)
-    names = list(inspect.signature(declaration.function).parameters)[2:]
-    wanted = {name for name in names if name not in arrays}
+    wanted = {name for name in _extra_names(declaration.function) if name not in arrays}
     if set(work) != wanted:
         raise ValueError(
             f"workspace of oracle {declaration.name} must make {', '.join(sorted(wanted))}, got "

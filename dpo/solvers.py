@@ -157,6 +157,8 @@ def spanning_tree(scores, solution, ends, label, choice):
         for node in range(label.size):
             choice[node] = -1
         for e in range(scores.size):
+            if min(ends[e, 0], ends[e, 1]) < 0:
+                raise ValueError("ends must not be negative")
             a, b = label[ends[e, 0]], label[ends[e, 1]]
             if a != b:
                 if choice[a] < 0 or scores[e] > scores[choice[a]]:
@@ -209,6 +211,8 @@ def assignment(
         for j in range(1, columns):
             if scores[i, j] > value:
                 best, value = j, scores[i, j]
+        if value == -np.inf:
+            raise ValueError("no assignment of finite score exists")
         row_price[i] = -value  # costs are -scores
         matched[i] = -1
         if owner[best] < 0:

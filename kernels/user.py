@@ -106,7 +106,8 @@ def solution_of(bound: BoundSolver, scores: np.ndarray, row: np.ndarray | None) 
     solution = np.zeros(bound.shape, np.int32)
     work = np.full(bound.work_words, -(2**62) + 12345, np.int64)
     arguments = bound.argument_views(row, work)
-    bound.solver.function(scores.astype(np.float64).reshape(bound.shape), solution, *arguments)
+    with np.errstate(all="ignore"):  # as in compiled code
+        bound.solver.function(scores.astype(np.float64).reshape(bound.shape), solution, *arguments)
     return solution.reshape(-1)
 
 

@@ -1,7 +1,8 @@
 """Perturbed assignment: ``y*(x)`` is the permutation matrix of the largest total score.
 
-Everyone solves with ``scipy.optimize.linear_sum_assignment``, one instance at a time: what differs
-is what each library puts around it.
+Ours is ``dpo.solvers.assignment``, a user's oracle compiled into the kernels. Everyone else, and
+``dpo.perturbed``, solves with ``scipy.optimize.linear_sum_assignment``, one instance at a time: what
+differs is what each library puts around it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ import numpy as np
 from ..workloads import Workload
 from . import shells
 from .base import Contender, Solver
+
+
+def dpo_oracle(workload: Workload):
+    from dpo import solvers
+
+    return solvers.assignment
 
 
 def one(scores: np.ndarray) -> np.ndarray:
@@ -63,6 +70,8 @@ def jax_callback(workload: Workload):
 
 
 CONTENDERS = (
+    Contender("dpo, torch", ("dpo.oracle", "torch"), shells.dpo_torch, dpo_oracle),
+    Contender("dpo, NumPy", ("dpo.oracle",), shells.dpo_numpy, dpo_oracle),
     Contender("dpo, any function", ("dpo.perturbed",), shells.dpo_function, of_instances),
     Contender(
         "dpo, any function, 2 threads", ("dpo.perturbed",), shells.dpo_function_2, of_instances
