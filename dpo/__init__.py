@@ -39,8 +39,8 @@ from ._oracles import ShortestPath as ShortestPath
 from ._oracles import TopK as TopK
 from ._perturbed import Perturbed as Perturbed
 from ._solver import PerInstance as PerInstance
-from ._solver import SolverError as SolverError
 from ._user_oracle import oracle as oracle
 from ._version import __version__ as __version__
 from .kernels.cpu.threads import get_num_threads as get_num_threads
 from .kernels.cpu.threads import set_num_threads as set_num_threads
+from .kernels.user import SolverError as SolverError

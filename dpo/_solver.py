@@ -20,23 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _trees as trees
+from .kernels.user import SolverError
 
 _PIECES_PER_WORKER = 8  # slack for instances that take longer than others
-
-
-class SolverError(RuntimeError):
-    """The user's function raised, or returned what it may not, on one sample of one row.
-
-    The function's own exception is the ``__cause__``. ``row`` (all leading axes flattened) and
-    ``sample`` say where, None if it could not be told; ``seed`` draws the same scores again.
-    """
-
-    def __init__(self, message: str, row: int | None, sample: int | None, seed: int):
-        super().__init__(message, row, sample, seed)
-        self.row, self.sample, self.seed = row, sample, seed
-
-    def __str__(self) -> str:
-        return self.args[0]
 
 
 @dataclass(frozen=True, eq=False)

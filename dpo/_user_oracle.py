@@ -216,7 +216,7 @@ def oracle(
     ------
     TypeError, ValueError
         At decoration, of arguments that do not fit; at the first call, if Numba cannot compile the
-        function. ``RuntimeError`` at a call in which the function raised or left its range, naming
+        function. ``SolverError`` at a call in which the function raised or left its range, naming
         row, sample and seed.
 
     Examples

@@ -23,8 +23,23 @@ MAX_ENTRY = 2**20
 """Largest absolute value of a solution's entry: sums of a block's squares stay in 64 bits."""
 
 
-class SolverError(Exception):
+class Interrupted(Exception):
     """What compiled code raises where a solver failed; launches say what happened, and where."""
+
+
+class SolverError(RuntimeError):
+    """The user's function raised, or returned what it may not, on one sample of one row.
+
+    The function's own exception is the ``__cause__``. ``row`` (all leading axes flattened) and
+    ``sample`` say where, None if it could not be told; ``seed`` draws the same scores again.
+    """
+
+    def __init__(self, message: str, row: int | None, sample: int | None, seed: int):
+        super().__init__(message, row, sample, seed)
+        self.row, self.sample, self.seed = row, sample, seed
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 class Argument(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..codes import SOBOL, Draws, Problem
-from ..user import SolverError, out_of_range, solution_of
+from ..user import Interrupted, SolverError, out_of_range, solution_of
 
 Solve = Callable[[Problem, np.ndarray, np.ndarray, Draws], None]
 
@@ -45,7 +45,7 @@ def _first_failing(count: int, solve: Callable[[int, int], None]) -> int:
         middle = (begin + end) // 2
         try:
             solve(begin, middle)
-        except SolverError:
+        except Interrupted:
             end = middle
         else:
             begin = middle
@@ -63,7 +63,7 @@ def _explained(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: 
     row = "randomisation" if draws.design == SOBOL else "row"  # of which a row has several
     place = (
         f"on {row} {draws.row_ids[0]}, sample {draws.sample_offset} "
-        f"(seed {draws.seed[0]}, {draws.seed[1]}), "
+        f"(seed {draws.seed[0] + 2**32 * draws.seed[1]}), "
         f"whose perturbed scores are {np.array2string(scores, threshold=20)}"
     )
     name, error = bound.solver.name, None
@@ -75,6 +75,8 @@ def _explained(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: 
         error, message = raised, f"raised {type(raised).__name__}: {raised}"
     if message is None:
         message = "failed where plain Python does not, so the two differ in their arithmetic,"
-    result = RuntimeError(f"oracle {name} {message} {place}")
+    seed = draws.seed[0] + 2**32 * draws.seed[1]
+    text = f"oracle {name} {message} {place}"
+    result = SolverError(text, int(draws.row_ids[0]), draws.sample_offset, seed)
     result.__cause__ = error
     return result

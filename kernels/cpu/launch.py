@@ -26,7 +26,7 @@ from ..codes import (
     Problem,
 )
 from ..noise import GUMBEL
-from ..user import SolverError
+from ..user import Interrupted
 from . import argmax, argmax_rows, failure
 from . import contract as contraction
 from .accumulate import CHUNK, STRANDS
@@ -84,7 +84,7 @@ def launch(
         return _plain_argmax(call)
     try:
         return _fused(problem, call, weighting, solutions)
-    except SolverError:
+    except Interrupted:
         error = failure.first(problem, call.theta, call.epsilon, draws, _solve_only)
     raise error
 
@@ -93,7 +93,7 @@ def _solve_only(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws:
     """A launch that is made to see whether the solver fails."""
     key = np.uint64(draws.seed[0]), np.uint64(draws.seed[1])
     none = np.empty((0, 0), theta.dtype)
-    row_ids = _row_ids(draws, len(theta))
+    row_ids = padded_row_ids(draws, len(theta))
     call = _Call(theta, epsilon, draws, key, row_ids, VALUE, False, none, none, None)
     _fused(problem, call, SCORE, None)
 

@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from ..bits import float64
-from ..user import BoundSolver, SolverError
+from ..user import BoundSolver, Interrupted
 from . import user_function
 from ._jit import jitable, kernel
 from .bit_memo import pack, unpack, words
@@ -149,7 +149,7 @@ def solve(p, d, count, places, which, options, work, y):
         )  # fmt: skip
         good = to_lanes(solutions, here, options[4], options[5], y, at)
         if solved < here or not good:
-            raise SolverError("a solver failed")
+            raise Interrupted("a solver failed")
 
 
 @jitable
