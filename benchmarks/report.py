@@ -39,8 +39,8 @@ INPUTS = {
     "topk": "Standard normal scores.",
     "paths": "Costs 0.8 to 9.2 in patches like game terrain, eight neighbours, perturbed costs "
     "clipped from below at 0.001 but where the row says 0, which is dpo's default.",
-    "assignment": "Standard normal scores, maximised. Ours is `dpo.solvers.assignment`, compiled into "
-    "the kernels; all others call SciPy's `linear_sum_assignment`, one instance at a time.",
+    "assignment": "Standard normal scores, maximised. Ours is `dpo.solvers.assignment`, compiled "
+    "into the kernels; all others call SciPy's `linear_sum_assignment`, one instance at a time.",
     "knapsack": "Standard normal scores, weights 1 to 9, capacity a third of their sum. All rows "
     "run the function of `dpo.solvers.knapsack`: fused, or called for each sample from Python.",
 }

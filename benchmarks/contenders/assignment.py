@@ -1,8 +1,8 @@
 """Perturbed assignment: ``y*(x)`` is the permutation matrix of the largest total score.
 
 Ours is ``dpo.solvers.assignment``, a user's oracle compiled into the kernels. Everyone else, and
-``dpo.perturbed``, solves with ``scipy.optimize.linear_sum_assignment``, one instance at a time: they
-differ in what each library puts around it.
+``dpo.perturbed``, solves with ``scipy.optimize.linear_sum_assignment``, one instance at a time, and
+differs in what it puts around it.
 """
 
 from __future__ import annotations
