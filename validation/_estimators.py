@@ -16,6 +16,7 @@ import numpy as np
 import dpo
 
 from ._answers import answers, epsilon_derivative
+from ._backend import host, put
 from ._exact import Exact
 from ._statistics import student_scores
 
@@ -143,15 +144,16 @@ def from_library(case: Case, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """
     layer = layer_of(case, plan.num_samples, plan.variance_reduction)
     scores: np.ndarray = case.theta.astype(plan.dtype)
-    theta = np.broadcast_to(scores, (plan.replicates, *scores.shape))
-    direction: np.ndarray = case.direction.astype(plan.dtype).reshape(case.event)
+    theta = put(np.broadcast_to(scores, (plan.replicates, *scores.shape)))
+    direction = put(case.direction.astype(plan.dtype).reshape(case.event))
     shape = (plan.replicates, *case.shape(plan.of))
     if plan.of == "vjp_epsilon":
-        mean = layer.vjp_epsilon(theta, direction, seed=plan.seed)
+        mean = host(layer.vjp_epsilon(theta, direction, seed=plan.seed))
         error = np.full_like(mean, np.nan)
     else:
         given = direction if plan.of in ("vjp", "jvp") else None
-        mean, error, _ = layer.estimate(theta, of=plan.of, direction=given, seed=plan.seed)
+        estimate = layer.estimate(theta, of=plan.of, direction=given, seed=plan.seed)
+        mean, error = host(estimate.mean), host(estimate.standard_error)
     return (
         mean.astype(np.float64).reshape(shape),
         error.astype(np.float64).reshape(shape),

@@ -55,16 +55,9 @@ def paths_answers(
     costs: np.ndarray, epsilon: np.ndarray, noise: str, oracle, refine: int = 1
 ) -> Exact:
     """``costs`` and ``epsilon`` are (H, W); walls are infinite."""
-    shape = np.array(costs.shape)
-    source, target = (
-        int(np.ravel_multi_index(tuple(np.array(cell) % shape), costs.shape))
-        for cell in (oracle.source, oracle.target)
-    )
-    shared, own = _split(simple_paths(np.isfinite(costs), oracle.neighbors, source, target))
+    shared, own = _minimal_paths(costs, oracle)
     theta, scale = -costs.ravel(), epsilon.ravel()
-    incidence = np.zeros((len(own), theta.size))
-    for k, cells in enumerate(own):
-        incidence[k, cells] = 1
+    incidence = _incidence(own, theta.size)
     best = topk_answers(_sums(theta, scale, noise, own, refine), 1)
     everywhere = np.zeros(theta.size)
     everywhere[shared] = 1
@@ -75,6 +68,33 @@ def paths_answers(
         -incidence.T @ best.jacobian @ incidence,
         best.rarest,
     )
+
+
+def path_chances(
+    costs: np.ndarray, epsilon: float, noise: str, oracle
+) -> tuple[np.ndarray, np.ndarray]:
+    """How probable each minimal path is, (n,), and the cells it has for itself, (n, H W)."""
+    _, own = _minimal_paths(costs, oracle)
+    theta, scale = -costs.ravel(), np.full(costs.size, float(epsilon))
+    chances = topk_answers(_sums(theta, scale, noise, own, 1), 1).value
+    return chances, _incidence(own, theta.size)
+
+
+def _minimal_paths(costs: np.ndarray, oracle) -> tuple[list[int], list[list[int]]]:
+    """The cells that all minimal paths share, and what each has for itself."""
+    shape = np.array(costs.shape)
+    source, target = (
+        int(np.ravel_multi_index(tuple(np.array(cell) % shape), costs.shape))
+        for cell in (oracle.source, oracle.target)
+    )
+    return _split(simple_paths(np.isfinite(costs), oracle.neighbors, source, target))
+
+
+def _incidence(own: list[list[int]], size: int) -> np.ndarray:
+    incidence = np.zeros((len(own), size))
+    for k, cells in enumerate(own):
+        incidence[k, cells] = 1
+    return incidence
 
 
 def _split(paths: list[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:

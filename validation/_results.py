@@ -33,6 +33,15 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """A property that could not be tested here."""
+
+    name: str
+    reason: str
+    """What is missing, and how to get it."""
+
+
+@dataclass(frozen=True)
 class Figure:
     """Plots that share a caption; panels are inline SVG and wrap on a narrow screen."""
 
@@ -59,6 +68,7 @@ class Section:
     checks: tuple[Check, ...]
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    skipped: tuple[Skip, ...] = ()
     seconds: float = 0.0
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+Size = Literal["quick", "default", "full"]
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,19 @@ class Settings:
     """Passed to every section; the same settings give the same verdicts."""
 
     seed: int
-    full: bool
-    tick: Callable[[str], None]
+    size: Size = "default"
+    tick: Callable[[str], None] = lambda words: None
     """Called with a few words whenever a piece of work begins: the moving part of the progress."""
 
-    def pick(self, default: T, full: T) -> T:
-        """One of two sizes."""
+    @property
+    def full(self) -> bool:
+        """Whether more samples, seeds and sizes are asked for."""
+        return self.size == "full"
+
+    def pick(self, default: T, full: T, quick: T | None = None) -> T:
+        """One of the sizes; the quick one is the default unless it is given."""
+        if self.size == "quick" and quick is not None:
+            return quick
         return full if self.full else default
 
     def seed_for(self, *words: object) -> int:
