@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,11 @@ def running_on(backend: str) -> Iterator[None]:
         _current.reset(token)
 
 
+def current() -> str:
+    """The backend of what is drawn now."""
+    return _current.get()
+
+
 def put(array: np.ndarray) -> Any:
     """The array where the current backend wants it."""
     if _current.get() == "cpu":
@@ -41,6 +46,11 @@ def host(array: Any) -> np.ndarray:
     if type(array).__module__.startswith("cupy"):
         return array.get()
     return np.asarray(array.detach() if hasattr(array, "detach") else array)
+
+
+def call(method: Callable, *arrays: np.ndarray, **parameters) -> np.ndarray:
+    """The method of a layer on the current backend, NumPy arrays in and out."""
+    return host(method(*map(put, arrays), **parameters))
 
 
 def missing(backend: str) -> str:

@@ -3,8 +3,8 @@
 What a sample sees are independent variables ``X_i`` with densities ``f_i`` and CDFs ``G_i``:
 
     argmax, paths   diag(p) - p p^T, of winners
-    top-k           P(S is the top) = int sum_{i in S} f_i prod_{S - i} (1 - G_j) prod_{not S} G_l dt
-    ranks           rank_i = 1 + sum_a 1[X_a < X_i], and two comparisons meet in at most one variable
+    top-k           P(S is the top) = int sum_{i in S} f_i prod_{S-i} (1 - G_j) prod_{not S} G_l dt
+    ranks           rank_i = 1 + sum_a 1[X_a < X_i]: covariances of comparisons of two
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ def _chance_of_top(x: Variables, top: tuple[int, ...]) -> float:
     """The least of them is at ``t``, the others above, the rest below."""
     inside = np.isin(np.arange(x.cdf.shape[1]), top)
     below = x.cdf[:, ~inside].prod(1)
-    least = sum(
-        x.density[:, i] * (1 - x.cdf[:, [j for j in top if j != i]]).prod(1) for i in top
-    )
+    least = sum(x.density[:, i] * (1 - x.cdf[:, [j for j in top if j != i]]).prod(1) for i in top)
     return float(x.integral(least * below))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import dpo
 
 from ._answers import answers, derivative
+from ._backend import call
 from ._estimators import Case, in_float32, layer_of
 from ._exact import LAWS, Exact
 from ._problems import random_scores, small
@@ -37,15 +38,15 @@ def from_exact(case: Case, of: str, dtype: type = np.float64) -> np.ndarray:
     rows = case.theta, case.direction, case.direction[::-1]
     theta, v, w = (np.broadcast_to(x, case.theta.shape).astype(dtype)[None] for x in rows)
     calls: dict[str, Callable] = {
-        "value": lambda: layer(theta),
-        "max": lambda: layer.max(theta),
-        "vjp": lambda: layer.vjp(theta, v),
-        "jvp": lambda: layer.jvp(theta, v),
-        "jacobian": lambda: layer.jacobian(theta),
-        "vjp_epsilon": lambda: layer.vjp_epsilon(theta, v),
-        "second": lambda: layer.second_order_product(theta, v, w),
-        "loss": lambda: layer.loss(theta, _targets(case, dtype)[:, ::-1]),
-        "match": lambda: layer.loss(theta, _targets(case, dtype)),
+        "value": lambda: call(layer, theta),
+        "max": lambda: call(layer.max, theta),
+        "vjp": lambda: call(layer.vjp, theta, v),
+        "jvp": lambda: call(layer.jvp, theta, v),
+        "jacobian": lambda: call(layer.jacobian, theta),
+        "vjp_epsilon": lambda: call(layer.vjp_epsilon, theta, v),
+        "second": lambda: call(layer.second_order_product, theta, v, w),
+        "loss": lambda: call(layer.loss, theta, _targets(case, dtype)[:, ::-1]),
+        "match": lambda: call(layer.loss, theta, _targets(case, dtype)),
     }
     return calls[of]()[0].astype(np.float64)
 

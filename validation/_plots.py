@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import io
-import itertools as it
 import re
+import zlib
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,26 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
 _INK = "#010203"  # replaced by currentColor: the page decides, in light and in dark mode
-_numbers = it.count(1)
+
+
+class _Nothing:
+    """A figure, or axes, where there is no matplotlib: takes every call and draws nothing."""
+
+    def __getattr__(self, name: str):
+        return lambda *args, **keywords: self
+
+
+def missing() -> str:
+    """Why there are no plots; empty if there are."""
+    if importlib.util.find_spec("matplotlib"):
+        return ""
+    return "matplotlib is not installed: pip install 'perturbed-optimizers[validation]'"
 
 
 def axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = (4.0, 2.9)):
     """A figure of one panel and its axes; matplotlib is imported here and only here."""
+    if missing():
+        return _Nothing(), _Nothing()
     import matplotlib
 
     matplotlib.use("Agg")
@@ -64,7 +80,12 @@ def quantiles(groups: dict[str, Any], title: str) -> str:
 
 
 def as_svg(figure, label: str) -> str:
-    """The figure as an ``<svg>`` element with a text alternative, transparent, ids its own."""
+    """The figure as an ``<svg>`` element with a text alternative, transparent, ids its own.
+
+    Empty where there is no matplotlib.
+    """
+    if isinstance(figure, _Nothing):
+        return ""
     from matplotlib import pyplot as plt
 
     buffer = io.StringIO()
@@ -74,7 +95,7 @@ def as_svg(figure, label: str) -> str:
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # Several drawings share the page: what each one defines gets a name of its own.
-    own = f"p{next(_numbers)}-"
+    own = f"p{zlib.crc32(svg.encode()):08x}-"
     svg = re.sub(r'\bid="', f'id="{own}', svg)
     svg = re.sub(r"(url\(#|href=\"#)", rf"\1{own}", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
+
+import dpo
+
+from ._cluster import Map
 
 T = TypeVar("T")
 Size = Literal["quick", "default", "full"]
@@ -21,6 +25,17 @@ class Settings:
     size: Size = "default"
     tick: Callable[[str], None] = lambda words: None
     """Called with a few words whenever a piece of work begins: the moving part of the progress."""
+
+    map: Map = map
+    """Does pieces of work, in this process or on a cluster."""
+    oracle: dpo.Oracle | None = None
+    """The user's own, where that is what is tested."""
+    shape: tuple[int, ...] = ()
+    """Of one instance of its scores."""
+
+    def on(self, over: Map) -> Settings:
+        """The same, its pieces done elsewhere."""
+        return replace(self, map=over)
 
     @property
     def full(self) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 
 import dpo
 
+from ._backend import call
 from ._covariances import covariance
 from ._estimators import Case, layer_of
 
@@ -83,7 +84,7 @@ class Estimation:
     def means(self, n: int, sets: int, seed: int) -> np.ndarray:
         """``Ybar_n`` of each data set, (sets, d)."""
         theta = np.repeat(self.case.theta.astype(np.float32), sets, axis=0)
-        return _flat(layer_of(self.case, n, "loo")(theta, seed=seed))
+        return _flat(call(layer_of(self.case, n, "loo"), theta, seed=seed))
 
     def solve(self, means: np.ndarray, seed: int = 0) -> np.ndarray:
         """Newton's method in ``a``; a step is at most two temperatures long."""
@@ -108,7 +109,8 @@ class Estimation:
     def _chord(self, a: np.ndarray, means: np.ndarray, seed: int):
         """As Newton, from sampled values, with the slope at ``theta_0``."""
         theta = self._theta(a).reshape(-1, *self.case.event).astype(np.float32)
-        values = _flat(layer_of(self.case, self.solver_samples, "loo")(theta, seed=seed))
+        layer = layer_of(self.case, self.solver_samples or 1, "loo")
+        values = _flat(call(layer, theta, seed=seed))
         residual = (values - means) @ self.basis
         return np.linalg.solve(self.hessian, residual.T).T, np.abs(residual).max(1)
 

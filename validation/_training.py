@@ -95,7 +95,7 @@ def _train(loss: Loss, data: Data, seeds: list[int], epochs: int) -> tuple[Netwo
 
 def noise_seed(seeds: list[int], step: int) -> tuple[int, int]:
     """Two words: a new seed a step; rows (networks, images) draw independent noise within it."""
-    return step, 1000 + seeds[0]
+    return step, (1000 + seeds[0]) % 2**32
 
 
 def _evaluate(networks: Networks, loss: Loss, data: Data, epoch: int):

@@ -23,6 +23,7 @@ from scipy import stats
 import dpo
 
 from . import _plots
+from ._backend import host, put
 from ._estimators import NAMES, REDUCTIONS, Case, Plan, capital, in_float32, layer_of
 from ._estimators import from_library as fixed
 from ._problems import ORACLES, small
@@ -74,8 +75,9 @@ def from_library(
     layer = layer_of(case, dpo.Adaptive(tolerance, _MOST), reduction)
     scores = case.theta.astype(np.float32)
     theta = np.broadcast_to(scores, (replicates, *scores.shape))
-    direction = case.direction.astype(np.float32).reshape(case.event) if of == "vjp" else None
-    mean, error, samples = layer.estimate(theta, of=of, direction=direction, seed=seed)
+    direction = put(case.direction.astype(np.float32).reshape(case.event)) if of == "vjp" else None
+    estimate = layer.estimate(put(theta), of=of, direction=direction, seed=seed)
+    mean, error, samples = map(host, estimate)
     shape = (replicates, *case.shape(of))
     mean, error = (a.astype(np.float64).reshape(shape) for a in (mean, error))
     return Run(case, of, tolerance, mean, error, samples, needed(case, of, tolerance, reduction))

@@ -27,7 +27,7 @@ from ._statistics import (
     student_scores,
 )
 from ._theta_hat import Estimation, whitened
-from .oracles import Scores, worst, zcheck
+from .oracles import worst, zcheck
 
 SIZES = (4, 16, 64, 256, 2048, 16384)
 """Targets in a data set."""
@@ -199,7 +199,7 @@ def _coverage(w: np.ndarray, level: float = 0.95) -> float:
 
 
 def _table(studies: dict[Study, Errors]) -> Table:
-    sizes = sorted({n for errors in studies.values() for n in errors} )
+    sizes = sorted({n for errors in studies.values() for n in errors})
     rows = []
     for study, errors in studies.items():
         cells = []

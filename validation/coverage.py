@@ -59,9 +59,7 @@ def coverage(
     seed = settings.seed_for("coverage", oracle, reduction, of)
     estimates, errors = draw(case, Plan(of, replicates, SAMPLES, seed, reduction))
     freedom = {"qmc": _RANDOMISATIONS - 1, "antithetic": SAMPLES // 2 - 1}.get(reduction, SAMPLES)
-    gaps, errors = (
-        x.reshape(replicates, -1) for x in (np.abs(estimates - case.exact(of)), errors)
-    )
+    gaps, errors = (x.reshape(replicates, -1) for x in (np.abs(estimates - case.exact(of)), errors))
     varies = errors.max(0) > 1e-6
     radii = stats.t.ppf((1 + _SHOWN) / 2, freedom)
     inside = [(gaps <= r * errors).sum(0)[varies] for r in radii]
@@ -93,7 +91,7 @@ def _check(oracle: str, reduction: str, counts: dict[tuple[str, str, str], Cover
 def _figure(counts: dict[tuple[str, str, str], Coverage]) -> Figure:
     panels = []
     for oracle in ORACLES:
-        figure, ax = _plots.axes(ORACLES[oracle], "confidence (%)", "coverage − confidence (points)")
+        figure, ax = _plots.axes(ORACLES[oracle], "confidence (%)", "coverage − confidence")
         for k, reduction in enumerate(REDUCTIONS):
             own = [c for (o, r, _), c in counts.items() if (o, r) == (oracle, reduction)]
             share = sum(c[0].sum(1) for c in own) / sum(c[1].sum() for c in own)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from dpo._seeds import Repeated
 from dpo.kernels.reference import Pass
 
 import dpo
+from dpo._seeds import Repeated
 
 from . import _backend
 from ._estimators import OUTPUTS, REDUCTIONS, Case, layer_of
@@ -27,6 +27,8 @@ _ROWS, _SPLIT, _SAMPLES = 6, 2, 512
 
 Compute = Callable[[dpo.Perturbed, np.ndarray, str, object], np.ndarray]
 """From a layer, scores, an output and a seed to that output, in NumPy."""
+Problem = tuple[dpo.Perturbed, np.ndarray, str]
+"""A layer, scores, and an output."""
 
 
 def run(settings: Settings) -> Section:
@@ -39,8 +41,7 @@ def run(settings: Settings) -> Section:
         for case in (small(oracle, "normal"), wide(oracle, "gumbel"))
         if of != "jacobian" or case.theta.shape[-1] < 10
     ]
-    same = {name: _differences(change, problems, seed) for name, change in _CHANGES.items()}
-    checks = [_check(name, _STATEMENTS[name], count) for name, count in same.items()]
+    checks = differences(problems, seed)
     checks.append(_seeds_matter(problems, seed))
     settings.tick("reference")
     checks.append(_check("NumPy's reference", _REFERENCE, _from_reference(seed)))
@@ -64,21 +65,29 @@ def run(settings: Settings) -> Section:
     )
 
 
+def differences(problems: list[Problem], seed: int) -> list[Check]:
+    """One check for each way to the same bits."""
+    return [
+        _check(name, _STATEMENTS[name], _differences(change, problems, seed))
+        for name, change in _CHANGES.items()
+    ]
+
+
 def _scores(case: Case) -> np.ndarray:
     return np.resize(case.theta, (_ROWS, *case.event)).astype(np.float32)
 
 
 def _compute(layer, theta, of, seed, convert=_backend.put) -> Any:
     """The output, in the caller's framework if ``convert`` makes arrays of one."""
-    calls = {"value": layer, "max": layer.max, "jacobian": layer.jacobian}
-    if of in calls:
-        return _backend.host(calls[of](convert(theta), seed=seed))
+    method = layer if of == "value" else getattr(layer, of)
+    if of not in ("vjp", "jvp"):
+        return _backend.host(method(convert(theta), seed=seed))
     direction = np.ones_like(theta)
     direction[..., 0] = 2
-    return _backend.host(getattr(layer, of)(convert(theta), convert(direction), seed=seed))
+    return _backend.host(method(convert(theta), convert(direction), seed=seed))
 
 
-# ------------------------------------------------------------------------- two ways to the same bits
+# ------------------------------------------------------------------------ two ways to the same bits
 
 
 def _on_one_thread(layer, theta, of, seed):

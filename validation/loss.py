@@ -11,6 +11,7 @@ import numpy as np
 
 import dpo
 
+from ._backend import call
 from ._estimators import NOISES, SPELLED, in_float32, layer_of
 from ._exact import exact_answers, softmax_answers
 from ._problems import ORACLES, small
@@ -35,8 +36,8 @@ def run(settings: Settings) -> Section:
         intro="The value is compared with exact expectations. With a fixed seed the Monte-Carlo "
         "loss is itself a maximum of linear functions, so its gradient, its convexity and its "
         "linearity in the target hold exactly, sample by sample, and are tested to rounding error, "
-        "for every oracle. That it is never negative, and zero at a match, is tested to rounding on "
-        "exact expectations in another section.",
+        "oracle by oracle. That it is never negative, and zero at a match, is tested on exact "
+        "expectations in another section.",
         checks=checks,
     )
 
@@ -49,7 +50,7 @@ def _losses(noise, settings, target, normalize, purpose) -> np.ndarray:
     theta = np.tile(_THETA.astype(np.float32), (_REPLICATES, 1))
     layer = _layer(noise, settings.pick(4096, 16384))
     seed = settings.seed_for("loss", purpose, noise)
-    return layer.loss(theta, target.astype(np.float32), seed=seed, normalize=normalize)
+    return call(layer.loss, theta, target.astype(np.float32), seed=seed, normalize=normalize)
 
 
 def _known_answer() -> Check:
@@ -132,15 +133,15 @@ def _slopes(oracle: str, settings: Settings) -> Slopes:
     layer, event = layer_of(case, 1000, "loo"), (64, *case.event)
     costs = isinstance(case.oracle, dpo.ShortestPath)
     a, b = (10.0 if costs else 0.0) + rng.normal(size=(2, *event))
-    y, other = (layer(scores, seed=seed + k) for k, scores in enumerate((a[::-1], b[::-1])))
+    y, other = (call(layer, scores, seed=seed + k) for k, scores in enumerate((a[::-1], b[::-1])))
 
     def loss(theta: np.ndarray, target: np.ndarray) -> np.ndarray:
-        return layer.loss(theta, target, seed=seed)
+        return call(layer.loss, theta, target, seed=seed)
 
     h = 1e-8
     step = h * rng.normal(size=event)
     slope = (loss(a + step, y) - loss(a - step, y)) / 2
-    gradient = (-1 if costs else 1) * (layer(a, seed=seed) - y)
+    gradient = (-1 if costs else 1) * (call(layer, a, seed=seed) - y)
     along = (gradient * step).reshape(64, -1).sum(1)
     bend = loss((a + b) / 2, y) - (loss(a, y) + loss(b, y)) / 2
     mixed = loss(a, (y + other) / 2) - (loss(a, y) + loss(a, other)) / 2

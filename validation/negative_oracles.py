@@ -97,6 +97,15 @@ def _unclipped(case: Case) -> dict:
     return {"oracle": dataclasses.replace(case.oracle, min_cost=0.0)}
 
 
+def _skips_a_cell(case: Case, plan: Plan):
+    """Paths step over the last cell before the middle of the grid."""
+    estimates, errors = from_library(case, plan)
+    cell = int(np.prod(case.event)) // 2 - 1
+    if plan.of in ("value", "jvp", "jacobian"):
+        estimates[:, :, cell] = 0
+    return estimates, errors
+
+
 _ALL_DERIVATIVES = ("VJP", "JVP", "Jacobian")
 _ORACLES = (
     unchanged(from_library, "topk"),
@@ -111,6 +120,7 @@ _ORACLES = (
         "paths",
     ),
     Mutant("diagonal steps forgotten", replaced(_no_diagonals), ("value", "Jacobian"), "paths"),
+    Mutant("a path skips a cell", _skips_a_cell, ("value", "JVP", "Jacobian"), "paths"),
     Mutant("costs not clipped at min_cost", replaced(_unclipped), ("NumPy",), "paths"),
 )
 
@@ -125,6 +135,12 @@ def _reduction_tests(mutant: Mutant, settings: Settings) -> Ratios:
         "standard errors": _ratio(honesty_scores(draw, reduction, settings, ("argmax",))),
         "rows": _ratio(row_scores(draw, reduction, settings)),
     }
+
+
+def _leaks(case: Case, plan: Plan):
+    """A row's estimate is a fifth that of the row before."""
+    estimates, errors = from_library(case, plan)
+    return 0.8 * estimates + 0.2 * np.roll(estimates, 1, axis=0), errors
 
 
 def _keeps_the_pair(case: Case, plan: Plan) -> float:
@@ -149,6 +165,7 @@ _REDUCTIONS = (
     unchanged(from_library, "loo"),
     Mutant("samples shared out among the rows of a batch", _shared_out, ("rows",), "loo"),
     Mutant("all rows see one noise", shared_noise, ("standard errors", "rows"), "loo"),
+    Mutant("a row leaks into the next", _leaks, ("rows",), "loo"),
     unchanged(from_library, "antithetic"),
     Mutant(
         "leaves out a sample but not its pair: M − 1 for M",

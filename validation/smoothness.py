@@ -1,4 +1,4 @@
-"""Proposition 2.2: how smooth F_eps is, where its gradient lies, and both limits of the temperature.
+"""Proposition 2.2: how smooth F_eps is, where its gradient lies, and both limits of epsilon.
 
 Nothing is sampled: expectations are exact, bounds are inequalities, and what is searched for is
 the worst case. The constants are
@@ -87,7 +87,7 @@ SURFACES = [Surface(*pair) for pair in it.product(_SOLVERS, NOISES)]
 
 
 def run(settings: Settings) -> Section:
-    """Lipschitz constants, convexity, interior, limits and the gap, for three oracles and noises."""
+    """Lipschitz constants, convexity, interior, limits, the gap: three oracles, three noises."""
     rng = np.random.default_rng(settings.seed_for("smoothness"))
     tests = {}
     for surface in SURFACES:
@@ -115,9 +115,9 @@ def run(settings: Settings) -> Section:
 # ---------------------------------------------------------------------------------------- the tests
 
 Ratios = dict[str, float]
-"""A statistic by claim; what is claimed of it is in ``_CLAIMS``."""
+"""A statistic by claim; what is claimed of it is in ``CLAIMS``."""
 
-_CLAIMS: dict[str, tuple[str, float, str]] = {
+CLAIMS: dict[str, tuple[str, float, str]] = {
     "Lipschitz": ("|F(a) − F(b)| ≤ R_C ‖a − b‖: largest ratio", 1 + _ROUNDING, "<="),
     "Lipschitz constant is reached": ("the attack comes within 1% of R_C: ratio", _SHARP, ">"),
     "gradient is Lipschitz": (
@@ -144,7 +144,7 @@ _CLAIMS: dict[str, tuple[str, float, str]] = {
 
 
 def smoothness_tests(surface: Surface, rng: np.random.Generator, count: int) -> Ratios:
-    """Every statistic of ``_CLAIMS``, from ``count`` random pairs and as many climbs as need be."""
+    """Every statistic of ``CLAIMS``, from ``count`` random pairs and as many climbs as need be."""
     a, b = 0.5 * rng.normal(size=(2, count, _D))
     top, path = steepest(surface, _starts(rng, 64))
     far = 40 * _EPSILON * _centred(surface.solution(rng.normal(size=(count, _D))))
@@ -185,7 +185,7 @@ def _top_vector(hessian: np.ndarray, steps: int = 30) -> np.ndarray:
     v[:, 0] += 0.3
     for _ in range(steps):
         v = np.einsum("rij,rj->ri", hessian, v)
-        v /= np.linalg.norm(v, axis=1, keepdims=True)
+        v /= np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-300)
     return v
 
 
@@ -260,7 +260,7 @@ def _limit_tests(surface: Surface, theta: np.ndarray) -> Ratios:
 
 def _checks(tests: dict[Surface, Ratios]) -> list[Check]:
     checks = []
-    for claim, (statement, threshold, relation) in _CLAIMS.items():
+    for claim, (statement, threshold, relation) in CLAIMS.items():
         worst = max if relation == "<=" else min
         surface = worst(tests, key=lambda s, claim=claim: tests[s][claim])
         checks.append(

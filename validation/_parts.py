@@ -1,0 +1,134 @@
+"""The sections of the report: what each costs, how many z-scores it may look at, what it can see.
+
+Written down before anything runs; ``dpo validate --plan`` prints it, and the report's accounting
+holds every section to it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+from dataclasses import dataclass
+
+from ._settings import Size
+from ._statistics import LEVEL, SEEN
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of this package with a ``run(settings) -> Section``."""
+
+    name: str
+    seconds: tuple[float, float, float]
+    """On two cores, kernels compiled: quick, default, full; 0 where it does not run."""
+    scores: tuple[int, int, int]
+    """No more z-scores than this."""
+    sees: str
+    """The smallest fault that is rejected 99 times of 100."""
+    everywhere: bool = False
+    """Whether it runs on every backend: it draws from the kernels under test."""
+    needs: tuple[str, ...] = ()
+    """Packages, as pip names them."""
+
+    def cost(self, size: Size) -> float:
+        """Seconds."""
+        return self.seconds[SIZES.index(size)]
+
+    def most_scores(self, size: Size) -> int:
+        """The section's share of the family."""
+        return self.scores[SIZES.index(size)]
+
+    @property
+    def missing(self) -> str:
+        """Which packages are not here, and how to get them; empty if all are."""
+        absent = [name for name in self.needs if not importlib.util.find_spec(_MODULES[name])]
+        if not absent:
+            return ""
+        verb = "is" if len(absent) == 1 else "are"
+        return f"{' and '.join(absent)} {verb} not installed: pip install {' '.join(absent)}"
+
+
+SIZES: tuple[Size, ...] = ("quick", "default", "full")
+_MODULES = {"scikit-learn": "sklearn"}
+
+
+def _shift(count: float, of: str = "one sample's spread") -> str:
+    """What so many independent terms see."""
+    return f"a shift of {SEEN / count**0.5:.1g} × {of}"
+
+
+_ROUNDING = "any error above rounding"
+
+PARTS = (
+    Part("quadrature", (4, 8, 8), (2000, 2000, 2000), _ROUNDING),
+    Part(
+        "exact", (0, 17, 60), (500, 500, 500), f"{_ROUNDING}; samplers: {_shift(2.4e7)}",
+        everywhere=True,
+    ),
+    Part(
+        "generator", (6, 14, 120), (400, 400, 400),
+        f"{_shift(4.2e6)}; a tail cut off at 1e-6",
+        everywhere=True,
+    ),
+    Part("battery", (2, 4, 20), (200, 200, 200), "what byte, pair and rank tests tell apart"),
+    Part("determinism", (3, 8, 30), (0, 0, 0), "one differing bit"),
+    Part("unbiasedness", (4, 7, 60), (40000, 40000, 45000), _shift(8.4e6), everywhere=True),
+    Part("oracles", (0, 12, 120), (20000, 20000, 40000), _shift(2.1e6), everywhere=True),
+    Part("temperatures", (0, 9, 90), (15000, 15000, 15000), _shift(1e6), everywhere=True),
+    Part("identities", (4, 4, 15), (2000, 2000, 2000), _shift(6.6e4), everywhere=True),
+    Part("smoothness", (4, 4, 15), (0, 0, 0), _ROUNDING),
+    Part("loss", (1, 1, 10), (10, 10, 10), _shift(4.2e6), everywhere=True),
+    Part(
+        "asymptotics", (3, 12, 300), (400, 400, 400),
+        f"a covariance wrong by {100 * SEEN * (2 / 4096) ** 0.5:.0f}% (sum of eigenvalues)",
+        everywhere=True,
+    ),
+    Part("convergence", (0, 4, 40), (0, 0, 0), "a rate wrong by 0.05", everywhere=True),
+    Part("variance", (0, 5, 40), (200, 200, 200), "a variance wrong by 20%", everywhere=True),
+    Part(
+        "reductions", (0, 14, 240), (3000, 3000, 3000), "a variance wrong by 30%, per oracle",
+        everywhere=True,
+    ),
+    Part("coverage", (4, 4, 60), (400, 400, 400), "a coverage of 90%, of 95% claimed",
+         everywhere=True),
+    Part("adaptive", (0, 5, 30), (2000, 2000, 2000), "a tolerance missed by 30%", everywhere=True),
+    Part("study", (0, 3, 600), (2000, 2000, 2000), _shift(1.6e7), everywhere=True),
+    Part("negative_control", (0, 12, 40), (2000, 2000, 2000), "its mutants"),
+    Part("negative_oracles", (0, 21, 90), (10000, 10000, 10000), "its mutants"),
+    Part("negative_exact", (3, 3, 6), (3000, 3000, 3000), "its mutants"),
+    Part("negative_theory", (3, 6, 40), (3000, 3000, 3000), "its mutants"),
+    Part("digits", (0, 11, 60), (0, 0, 0), "two points of accuracy", needs=("scikit-learn",)),
+)  # fmt: skip
+
+OWN_ORACLE = Part("own_oracle", (10, 30, 300), (20000, 20000, 20000), _shift(1e6), everywhere=True)
+"""Instead of the others, with ``--oracle``."""
+
+
+def chosen(only: list[str], size: Size) -> list[Part]:
+    """The parts that a run of that size has, or those whose names match; ``ValueError`` if none.
+
+    A part that is named runs even where it is not a part of the quick suite.
+    """
+    if not only:
+        return [part for part in PARTS if part.cost(size)]
+    unknown = [name for name in only if not any(fnmatch.fnmatch(p.name, name) for p in PARTS)]
+    if unknown:
+        names = ", ".join(part.name for part in PARTS)
+        raise ValueError(f"there is no property {unknown[0]!r}; there are {names}")
+    return [part for part in PARTS if any(fnmatch.fnmatch(part.name, name) for name in only)]
+
+
+def plan(parts: list[Part], size: Size) -> str:
+    """What a run will cost and what it can see, as a table of text."""
+    lines = [f"{'property':<18}{'seconds':>8}{'z-scores':>10}{'level':>9}  sees, 99 times of 100"]
+    for part in parts:
+        scores = part.most_scores(size)
+        level = f"{scores * LEVEL:.0e}" if scores else "exact"
+        lines.append(f"{part.name:<18}{part.cost(size):>8.0f}{scores:>10,}{level:>9}  {part.sees}")
+    seconds = sum(part.cost(size) for part in parts)
+    total = sum(part.most_scores(size) for part in parts)
+    lines.append(
+        f"{'in all':<18}{seconds:>8.0f}{total:>10,}{total * LEVEL:>9.0e}  on two cores of CPU, and "
+        "about a minute to compile kernels, once"
+    )
+    return "\n".join(lines)
