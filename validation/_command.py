@@ -86,6 +86,8 @@ def _work(options: argparse.Namespace) -> tuple[list[Part], Settings, list[str]]
         raise ValueError("--shape is that of the scores of --oracle")
     else:
         parts = chosen(options.only, size)
+        if options.dask and not options.only:  # what a cluster is for
+            parts = list(dict.fromkeys([*parts, *chosen(["study"], size)]))
     if options.dask and _cluster.missing():
         raise ValueError(_cluster.missing())
     backends = list(_backend.BACKENDS) if options.backend == "all" else [options.backend]
@@ -113,7 +115,7 @@ def _validate(
     environment = _environment(options, settings)
     cost = sum(part.cost(settings.size) for part in parts)
     print(f"{len(parts)} properties, about {_minutes(cost)} on two cores, seed {settings.seed}")
-    if not options.oracle and len(parts) > 1:
+    if not options.oracle and not options.only:
         _compile(settings)
     store = Store(out, {k: v for k, v in environment.items() if k != "date"})
     with _cluster.mapping(options.dask) as over:

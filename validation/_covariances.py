@@ -59,13 +59,13 @@ def _of_ranks(x: Variables) -> np.ndarray:
     return result
 
 
-def _both(x: Variables, a: int, i: int, b: int, j: int) -> float:
-    """``P(X_a < X_i and X_b < X_j)``."""
+def _both(x: Variables, a: int, i: int, b: int, j: int):
+    """``P(X_a < X_i and X_b < X_j)``, a number."""
     f, g = x.density.T, x.cdf.T
     if (a, i) == (b, j):
         return x.integral(f[i] * g[a])
     if a == j and b == i:
-        return 0.0
+        return 0
     if i == j:
         return x.integral(f[i] * g[a] * g[b])
     if a == b:
@@ -74,4 +74,4 @@ def _both(x: Variables, a: int, i: int, b: int, j: int) -> float:
         return x.integral(f[j] * g[b] * (1 - g[i]))
     if b == i:
         return x.integral(f[i] * g[a] * (1 - g[j]))
-    return float(x.integral(f[i] * g[a]) * x.integral(f[j] * g[b]))
+    return x.integral(f[i] * g[a]) * x.integral(f[j] * g[b])

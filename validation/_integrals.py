@@ -36,7 +36,10 @@ def from_exact(case: Case, of: str, dtype: type = np.float64) -> np.ndarray:
     """The library itself."""
     layer = dataclasses.replace(layer_of(case, 1, "loo"), method="exact")
     rows = case.theta, case.direction, case.direction[::-1]
-    theta, v, w = (np.broadcast_to(x, case.theta.shape).astype(dtype)[None] for x in rows)
+    arrays: list[np.ndarray] = [
+        np.broadcast_to(x, case.theta.shape).astype(dtype)[None] for x in rows
+    ]
+    theta, v, w = arrays
     calls: dict[str, Callable] = {
         "value": lambda: call(layer, theta),
         "max": lambda: call(layer.max, theta),

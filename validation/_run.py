@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import sys
 import time
 import traceback
-from collections.abc import Callable
 
 from . import _backend
 from ._parts import Part
@@ -97,11 +95,9 @@ def _run(part: Part, backend: str, settings: Settings) -> Section:
     title = part.name.replace("_", " ").capitalize()
     if reason:
         return Section(title, "", (), skipped=(Skip(title, reason),), **named)
-    module = importlib.import_module(f".{part.name}", __package__)
-    run: Callable[[Settings], Section] = module.run
     try:
         with _backend.running_on(backend):
-            return dataclasses.replace(run(settings), **named)
+            return dataclasses.replace(part.run(settings), backend=backend)
     except Exception as error:
         statement = f"the section runs to its end, but it raised {type(error).__name__}: {error}"
         intro = f"The section did not run to its end.\n\n{traceback.format_exc()}"

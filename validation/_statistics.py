@@ -168,7 +168,7 @@ def kolmogorov_distance(sample: np.ndarray, cdf) -> tuple[float, np.ndarray, np.
 def distribution_scores(sample: np.ndarray, cdf) -> np.ndarray:
     """z-scores of "the sample has this CDF": Kolmogorov-Smirnov's and Anderson-Darling's."""
     distance, level, _ = kolmogorov_distance(sample, cdf)
-    return np.array([kolmogorov_score(distance), anderson_score(level)])
+    return np.array([kolmogorov_score(distance), anderson_score(anderson_distance(level))])
 
 
 def kolmogorov_score(distance: float) -> float:
@@ -176,19 +176,25 @@ def kolmogorov_score(distance: float) -> float:
     return float(score_of(special.kolmogorov(distance)))
 
 
-def anderson_score(level: np.ndarray) -> float:
-    """The z-score of Anderson and Darling's statistic of sorted levels, uniform if all is well.
+def anderson_distance(level: np.ndarray) -> float:
+    """Anderson and Darling's statistic of sorted levels, uniform if all is well.
 
-        A^2 = -n - (1 / n) sum_i (2 i - 1) (log u_i + log(1 - u_{n+1-i}))
-
-    Its limit is ``sum_j X_j^2 / (j (j + 1))`` with normal ``X_j``, whose tail beyond ``a`` is
-    ``sqrt(3) P(X^2 > 2 a)`` (Zolotarev 1961), within 15 % from the 95 % quantile on.
+    A^2 = n int (F_n - u)^2 / (u (1 - u)) du
+        = -n - (1 / n) sum_i (2 i - 1) (log u_i + log(1 - u_{n+1-i}))
     """
     n = level.size
     u = np.clip(level, 1e-300, 1 - 2.0**-53)
     odd = 2 * np.arange(1, n + 1) - 1
-    squared = -n - np.mean(odd * (np.log(u) + np.log1p(-u[::-1])))
-    return float(score_of(np.sqrt(3) * stats.chi2.sf(2 * squared, 1)))
+    return float(-n - np.mean(odd * (np.log(u) + np.log1p(-u[::-1]))))
+
+
+def anderson_score(distance: float) -> float:
+    """The z-score of ``A^2``, from its limit distribution.
+
+    That is ``sum_j X_j^2 / (j (j + 1))`` with normal ``X_j``, whose tail beyond ``a`` is
+    ``sqrt(3) P(X^2 > 2 a)`` (Zolotarev 1961), within 15 % from the 95 % quantile on.
+    """
+    return float(score_of(np.sqrt(3) * stats.chi2.sf(2 * distance, 1)))
 
 
 def chi_square_scores(statistic, dof) -> np.ndarray:

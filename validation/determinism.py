@@ -15,6 +15,7 @@ import numpy as np
 from dpo.kernels.reference import Pass
 
 import dpo
+from dpo._engine import Sampler
 from dpo._seeds import Repeated
 
 from . import _backend
@@ -99,6 +100,10 @@ def _on_one_thread(layer, theta, of, seed):
         dpo.set_num_threads(threads)
 
 
+def _with_another_seed(layer, theta, of, seed):
+    return _compute(layer, theta, of, seed ^ 1)
+
+
 def _in_two_batches(layer, theta, of, seed):
     rows = np.arange(len(theta))
     parts = rows[:_SPLIT], rows[_SPLIT:]
@@ -163,8 +168,9 @@ def _from_reference(seed: int) -> int:
         case = small(oracle, noise)
         layer, theta = layer_of(case, 64, "loo"), _scores(case)
         call, _ = layer._prepare(theta, seed, "value")
-        whole, draws = call.sampler, call.sampler.draws
-        reference = Pass(whole.problem, whole.theta, whole.epsilon, draws)
+        whole = call.sampler
+        assert isinstance(whole, Sampler)
+        reference = Pass(whole.problem, whole.theta, whole.epsilon, whole.draws)
         counts = reference.counts()[:, 0].reshape(theta.shape)
         count += int((layer(theta, seed=seed) != (counts / 64).astype(np.float32)).sum())
     return count
@@ -173,7 +179,7 @@ def _from_reference(seed: int) -> int:
 def _seeds_matter(problems, seed: int) -> Check:
     """Values of Monte-Carlo means repeat by chance; those of maxima do not."""
     maxima = [problem for problem in problems if problem[2] == "max"]
-    differ = _differences(lambda *call: _compute(*call[:3], call[3] ^ 1), maxima, seed)
+    differ = _differences(_with_another_seed, maxima, seed)
     share = differ / sum(len(theta) for _, theta, _ in maxima)
     statement = "a seed that differs in one bit gives other maxima: share of entries"
     return Check("Another seed, other bits", statement, share, 0.99, ">")

@@ -92,9 +92,9 @@ def run(settings: Settings) -> Section:
     tests = {}
     for surface in SURFACES:
         settings.tick(f"{surface.oracle} {surface.noise}")
-        tests[surface] = smoothness_tests(surface, rng, settings.pick(256, 4096))
+        tests[surface] = smoothness_tests(surface, rng, settings.pick(256, 4096, 64))
     settings.tick("figures")
-    ascent = {s: steepest(s, _starts(rng, 64))[1] for s in SURFACES if s.noise == "normal"}
+    ascent = {s: steepest(s, _starts(rng, 32))[1] for s in SURFACES if s.noise == "normal"}
     return Section(
         title="Smoothness and limits",
         intro="Proposition 2.2, on exact expectations of five scores, so that an inequality holds "
@@ -146,7 +146,7 @@ CLAIMS: dict[str, tuple[str, float, str]] = {
 def smoothness_tests(surface: Surface, rng: np.random.Generator, count: int) -> Ratios:
     """Every statistic of ``CLAIMS``, from ``count`` random pairs and as many climbs as need be."""
     a, b = 0.5 * rng.normal(size=(2, count, _D))
-    top, path = steepest(surface, _starts(rng, 64))
+    top, path = steepest(surface, _starts(rng, min(count, 64) // 2))
     far = 40 * _EPSILON * _centred(surface.solution(rng.normal(size=(count, _D))))
     bound = surface.radius * surface.moment / _EPSILON
     away = b + far  # decided: there F rises along y*
@@ -365,7 +365,7 @@ def _ascent_figure(ascent: dict[Surface, np.ndarray]) -> Figure:
     ax.set_ylim(0, 1.1)
     ax.legend()
     return Figure(
-        "Climbing on the top eigenvalue of the exact Hessian, best of 64 starts, normal noise, as "
+        "Climbing on the top eigenvalue of the exact Hessian, best of 32 starts, normal noise, as "
         "a fraction of R_C M_μ/ε (the line).",
         (_plots.as_svg(figure, "Largest Hessian eigenvalue found, over the bound"),),
     )

@@ -37,9 +37,9 @@ class Piece(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of a piece's replicates minus the exact answer: count, sums and sums of squares."""
+    """Of a piece's replicates minus the exact answer: how many, sums and sums of squares."""
 
-    count: int
+    replicates: int
     first: np.ndarray
     second: np.ndarray
 
@@ -49,9 +49,9 @@ class Sums(NamedTuple):
     @property
     def scores(self) -> np.ndarray:
         """z-scores of "the mean is the exact answer"; 0 where nothing varies and nothing is off."""
-        mean = self.first / self.count
-        variance = np.maximum(self.second / self.count - mean**2, 0)
-        error = np.sqrt(variance / self.count)
+        mean = self.first / self.replicates
+        variance = np.maximum(self.second / self.replicates - mean**2, 0)
+        error = np.sqrt(variance / self.replicates)
         constant = error < 1e-9
         off = np.where(np.abs(mean) < 1e-6, 0, np.inf)
         return np.where(constant, off, mean / np.where(constant, 1, error))

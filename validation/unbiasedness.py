@@ -42,11 +42,11 @@ _FORMULAS = {
 
 def cases(noise: str, settings: Settings) -> list[tuple[Case, int, int]]:
     """Scores, replicates and samples: 8 million samples each for the small, 1 for the large."""
-    more = settings.pick(1, 4)
+    more = settings.pick(4, 16, 1)
     chosen = [
-        (Case("d = 3", THREE, 0.5, noise), 1024, 8192 * more),
-        (Case("d = 5", FIVE, 1.0, noise), 1024, 8192 * more),
-        (Case("2 rows of d = 40", random_scores(2, 40), 1.0, noise), 512, 2048 * more),
+        (Case("d = 3", THREE, 0.5, noise), 1024, 2048 * more),
+        (Case("d = 5", FIVE, 1.0, noise), 1024, 2048 * more),
+        (Case("2 rows of d = 40", random_scores(2, 40), 1.0, noise), 512, 512 * more),
     ]
     if settings.full:
         chosen.append((Case("d = 200", random_scores(1, 200), 2.0, noise), 512, 8192))
