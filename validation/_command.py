@@ -114,7 +114,7 @@ def _validate(
     start = time.perf_counter()
     environment = _environment(options, settings)
     cost = sum(part.cost(settings.size) for part in parts)
-    print(f"{len(parts)} properties, about {_minutes(cost)} on two cores, seed {settings.seed}")
+    print(f"sections: {len(parts)}, about {_minutes(cost)} on two cores, seed {settings.seed}")
     if not options.oracle and not options.only:
         _compile(settings)
     store = Store(out, {k: v for k, v in environment.items() if k != "date"})

@@ -90,7 +90,7 @@ def run_parts(
 
 def _run(part: Part, backend: str, settings: Settings) -> Section:
     """The section, or why there is none: a failure of the code is a failure of the property."""
-    named: dict = {"name": part.name, "backend": backend, "power": part.sees}
+    named: dict = {"name": part.name, "backend": backend, "power": part.sees(settings.size)}
     reason = part.missing or _backend.missing(backend)
     title = part.name.replace("_", " ").capitalize()
     if reason:

@@ -31,7 +31,7 @@ from .oracles import worst, zcheck
 
 SIZES = (4, 16, 64, 256, 2048, 16384)
 """Targets in a data set."""
-_FEWER = (4, 32, 256, 2048)
+_FEWER = (4, 64, 256, 2048)
 """Of paths, where expectations are sampled."""
 LEVELS = np.array([0.5, 0.9, 0.95, 0.99])
 _PROJECTIONS = 12

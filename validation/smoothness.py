@@ -300,8 +300,8 @@ def _table(tests: dict[Surface, Ratios]) -> Table:
 def _limits_figure() -> Figure:
     return Figure(
         "Left: distance of y_ε from y*, scores 0.1 apart. Middle: distance from y₁(0), with the "
-        "bound R_C M_μ ‖θ‖/ε (dotted). Right: (F_ε − F)/ε between its limits (dotted), "
-        "ε⁻¹-scaled so that they are constants. Argmax, ranks divided by their radius.",
+        "bound R_C M_μ ‖θ‖/ε (dotted). Right: (F_ε − F)/ε between its limits ⟨y*, E Z⟩ and F₁(0) "
+        "(dotted). Argmax of five.",
         (_cold_panel(), _hot_panel(), _gap_panel()),
     )
 
