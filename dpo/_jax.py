@@ -16,7 +16,7 @@ and sample, the temperatures and arrays beside them:
 The transpose of a product is its adjoint, on the samples that the value saw: forward and reverse
 mode are the same numbers. Outside ``jit`` the primitive calls the layer on concrete arrays. Inside,
 on the CPU, what training calls is compiled into the program (``_jax_cpu.py``) where it is small,
-and everything else is a callback, which runs NumPy and never JAX.
+and everything else is a callback, which runs NumPy and never JAX; on a GPU, see ``_jax_gpu.py``.
 
 Temperatures are an operand of as many axes as the scores, with one entry a row or one a
 coordinate: how an ``epsilon`` broadcasts, and the sum that transposes it, are JAX's own.
@@ -42,7 +42,7 @@ from jax.interpreters import ad, batching, mlir
 from ._arrays import as_companion, as_scores, as_temperatures, compute_dtype, kind_of
 from ._checks import check_temperatures, is_traced
 from ._designs import designed
-from ._device import as_host, beside
+from ._device import as_host, beside, namespace
 from ._estimate import Estimate
 from ._losses import fenchel_young
 from ._seeds import Place, as_place, as_seed
@@ -97,8 +97,8 @@ def _epsilon_adjoint(spec: Spec, layer, theta, place, v):
 def _like_epsilon(call, slope):
     """A slope in (rows, 1) or (rows, d) temperatures, as the operand."""
     epsilon = call.epsilon
-    slope = as_host(slope).reshape(epsilon.shape).astype(epsilon.dtype)
-    return slope if isinstance(epsilon, np.ndarray) else jnp.asarray(slope)
+    slope = slope.reshape(epsilon.shape).astype(epsilon.dtype)
+    return jnp.asarray(as_host(slope)) if isinstance(epsilon, jax.Array) else slope
 
 
 def _maximum(spec: Spec, layer, theta, place, *y_true):
@@ -173,7 +173,7 @@ def _run(theta, seeds, offsets, epsilon, *arrays, spec: Spec):
         return operation(theta, _place(words, firsts, np.tile(rows, len(words))), *arrays)
     each = (theta, seeds, offsets, epsilon, *arrays)
     results = [_run(*(x[i][None] for x in each), spec=spec) for i in np.ndindex(calls)]
-    stack = np.stack if isinstance(theta, np.ndarray) else jnp.stack
+    stack = jnp.stack if isinstance(theta, jax.Array) else namespace(theta).stack
     return tuple(
         stack([r[0] for r in of]).reshape(calls + of[0].shape[1:])
         for of in zip(*results, strict=True)
@@ -277,10 +277,22 @@ def _handlers():
     return _jax_cpu
 
 
+def _on_gpu(context, *operands, spec: Spec):
+    """CUDA kernels on XLA's stream. Not yet run on a GPU."""
+    return mlir.lower_fun(_in_buffers, multiple_results=True)(context, *operands, spec=spec)
+
+
+def _in_buffers(*operands, spec: Spec):
+    from ._jax_gpu import in_buffers
+
+    results = _shapes(*map(jax.typeof, operands), spec=spec)
+    return in_buffers(ft.partial(_run, spec=spec), results, *operands)
+
+
 def _elsewhere(context, *operands, spec: Spec):
     raise NotImplementedError(
-        "under jax.jit, dpo is for the CPU: compile with jax.jit(f, backend='cpu') or, on a GPU, "
-        "call the layer outside jit"
+        "under jax.jit, dpo is for the CPU and for CUDA GPUs: compile with "
+        "jax.jit(f, backend='cpu'), or call the layer outside jit"
     )
 
 
@@ -427,6 +439,7 @@ def _transpose(cotangents, *operands, spec: Spec):
 perturbed_p.def_impl(_impl)
 mlir.register_lowering(perturbed_p, _elsewhere)
 mlir.register_lowering(perturbed_p, _compiled, platform="cpu")
+mlir.register_lowering(perturbed_p, _on_gpu, platform="cuda")
 batching.primitive_batchers[perturbed_p] = _map
 ad.primitive_jvps[perturbed_p] = _jvp
 ad.primitive_transposes[perturbed_p] = _transpose

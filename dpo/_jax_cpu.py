@@ -228,7 +228,7 @@ def off_simplex(y):
         for b in range(y.shape[1]):
             total = 0.0
             for i in range(y.shape[2]):
-                wrong |= not y[call, b, i] > -0.9e-3
+                wrong |= not (y[call, b, i] > -0.9e-3 and y[call, b, i] < 1.0009)
                 total += y[call, b, i]
             wrong |= not abs(total - 1.0) < 0.9e-3
     return wrong

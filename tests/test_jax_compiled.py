@@ -151,6 +151,7 @@ def test_bad_operands_raise_what_the_layer_raises():
         (lambda x, e: at(e)(x, seed=0), (x, 1e-35), r"epsilon must lie in \[1e-30, 1e30\]"),
         (lambda x, y: layer.loss(x, y, seed=0), (x, 2 * y), "y_true must be one-hot"),
         (lambda x, y: layer.loss(x, y, seed=0), (x, y.at[0].set(jnp.nan)), "y_true must be"),
+        (lambda x, y: layer.loss(x, y, seed=0), (x, y * 1.0015 - 3e-4), "y_true must be one-hot"),
         (
             lambda x, v: jax.vjp(lambda x: layer(x, seed=0), x)[1](v)[0],
             (x, nan),
