@@ -33,9 +33,8 @@ def in_buffers(
     call = buffer_callback(
         _callback(run), [jax.ShapeDtypeStruct(r.shape, computed(r.dtype)) for r in results]
     )
-    scores = (x.astype(compute) for x in (theta, epsilon, *arrays))
-    theta, epsilon, *arrays = scores
-    outputs = call(theta, seeds, offsets, epsilon, *arrays)
+    theta, *beside_it = (x.astype(compute) for x in (theta, epsilon, *arrays))
+    outputs = call(theta, seeds, offsets, *beside_it)
     return [x.astype(r.dtype) for x, r in zip(outputs, results, strict=True)]
 
 
