@@ -33,7 +33,7 @@ def _public(method):
     @ft.wraps(method)
     def call(self, theta, *args, **parameters):
         kind = kind_of(theta)
-        if kind == "jax" and is_traced(theta, self.epsilon, *_leaves((args, parameters))):
+        if is_traced(theta, self.epsilon, *_leaves((args, parameters))):
             from . import _black_box_jax
 
             return _black_box_jax.call(method.__name__, self, theta, *args, **parameters)

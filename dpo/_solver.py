@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -209,14 +209,13 @@ class Solver:
                 self._job(scores[begin:end, place], int(rows[place])) for place, begin, end in tasks
             )
             for (place, begin, _), (results, failure) in zip(tasks, _run(pool, jobs), strict=True):
+                row = int(rows[place])
+                fail = ft.partial(self._fail, places, row, begin)
                 if failure is not None:
-                    raise places.error(failure, int(rows[place]), begin + len(results)) from failure
+                    fail(len(results), failure)
                 if self._warms:
-                    self._previous[int(rows[place])] = results[-1]
-                try:
-                    parts[place].append(self._flatten_each(results))
-                except (TypeError, ValueError) as error:
-                    raise places.error(error, int(rows[place]), begin) from error
+                    self._previous[row] = results[-1]
+                parts[place].append(self._flatten_each(results, fail))
                 report(len(results))
         return np.stack([np.concatenate(row) for row in parts], axis=1)
 
@@ -241,12 +240,23 @@ class Solver:
         pick = lambda x: of(x) if isinstance(x, PerInstance) else x  # noqa: E731
         return list(map(pick, self.args)), {key: pick(x) for key, x in self.kwargs.items()}
 
-    def _flatten_each(self, results: list) -> np.ndarray:
-        """Results of single instances, (results, D)."""
-        plain = all(type(x) is np.ndarray and x.shape == results[0].shape for x in results)
-        if plain:  # all at once, which is much faster
-            return self._flatten(np.array(results), (len(results),))
-        return np.stack([self._flatten(result, ()) for result in results])
+    @staticmethod
+    def _fail(places: _Places, row: int, begin: int, k: int, error: Exception) -> NoReturn:
+        raise places.error(error, row, begin + k) from error
+
+    def _flatten_each(self, results: list, fail: Callable[[int, Exception], NoReturn]):
+        """Results of single instances, (results, D); ``fail(k, error)`` where one is wrong."""
+        k = 0
+        try:
+            if all(type(x) is np.ndarray and x.shape == results[0].shape for x in results):
+                # All at once, which is much faster; what is wrong is wrong from the first on.
+                return self._flatten(np.array(results), (len(results),))
+            flat = []
+            for k, result in enumerate(results):  # noqa: B007, the last one is named
+                flat.append(self._flatten(result, ()))
+            return np.stack(flat)
+        except (TypeError, ValueError) as error:
+            fail(k, error)
 
     def _flatten(self, result: Any, lead: tuple[int, ...]) -> np.ndarray:
         """A result as one array, (*lead, D); all results must be alike."""
@@ -404,7 +414,13 @@ def reporting(progress: Any, total: int) -> Iterator[Callable[[int], None]]:
     if progress is None:
         yield lambda more: None
     elif progress is True:
-        from tqdm.auto import tqdm
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            raise ImportError(
+                "progress=True shows a bar of tqdm, which is not installed: pip install tqdm, or "
+                "pass a function of (done, total)"
+            ) from None
 
         with tqdm(total=total, desc="solved") as bar:
             yield bar.update

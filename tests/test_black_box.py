@@ -367,6 +367,14 @@ def test_warm_starts_of_batched_functions():
     assert all((start == y).all(-1).any() for start in starts[1:])
 
 
+def test_a_spread_much_smaller_than_the_values_is_seen():
+    f = dpo.perturbed(lambda x: 1e9 + 0.1 * x, num_samples=1000, epsilon=1.0)
+    error = f.estimate(THETA, seed=7).standard_error
+    np.testing.assert_allclose(
+        error, 0.1 * f.perturbed_scores(THETA, seed=7).std(0, ddof=1) / 1000**0.5, rtol=1e-5
+    )
+
+
 def test_progress_is_told():
     told = []
     settings = {"num_samples": 40, "progress": lambda done, total: told.append((done, total))}
@@ -405,6 +413,14 @@ def test_an_error_says_where(batched, reduction, workers):
         np.testing.assert_array_equal(everything[error.sample, error.row], again)
     command = str(error).split("scores are ")[1]
     np.testing.assert_array_equal(eval(command), again)  # what it says to do is to be done
+
+
+def test_a_wrong_result_is_found_where_it_is():
+    f = dpo.perturbed(lambda x: x[: 1 + (x[0] > 2.5)], batched=False, num_samples=320, epsilon=1.0)
+    p = f.perturbed_scores(np.zeros(5), seed=3)
+    with pytest.raises(dpo.SolverError, match="same structure and shapes") as info:
+        f(np.zeros(5), seed=3)
+    assert info.value.sample == int(np.argmax(p[:, 0] > 2.5)) > 0
 
 
 @pytest.mark.parametrize("workers", [None, 2])
