@@ -20,6 +20,7 @@ from ._engine import MeanAndError
 from ._estimate import Estimate
 from ._losses import fenchel_young
 from ._noise import Noise, Normal
+from ._oracles import Oracle
 from ._perturbed import Perturbed
 from ._seeds import Place
 from ._solved import SolvedSampler
@@ -94,8 +95,8 @@ class Call(NamedTuple):
         """A tree like the function's results, (rows, D): the ``v`` of a VJP."""
         structure, scores, whole = self.structure, self.scores, self.whole
         if trees.skeleton(v) != structure.skeleton:
-            arrays = isinstance(structure.skeleton, int) and isinstance(v, (list, tuple))
-            if not arrays:
+            literal = isinstance(structure.skeleton, int) and isinstance(v, (list, tuple))
+            if not literal:
                 raise ValueError(
                     "v must have the structure of the function's results "
                     f"{structure.tree(structure.shapes)} (shapes of an instance), got "
@@ -478,6 +479,8 @@ def _watched(fun: Callable, kind: str) -> Callable:
 
 
 @overload
+def perturbed(fun: Oracle, **settings: Any) -> Perturbed: ...
+@overload
 def perturbed(fun: Callable, **settings: Any) -> PerturbedFunction: ...
 @overload
 def perturbed(fun: None = None, **settings: Any) -> Callable[[Callable], PerturbedFunction]: ...
@@ -497,7 +500,8 @@ def perturbed(fun=None, **settings):
     fun
         A function of an array of perturbed scores, in float32 or float64, of theta's framework: in
         torch it gets tensors, in JAX it is traced. A parameter ``warm_start`` receives its result
-        for the sample before (None on the first), where that helps it to solve.
+        for the sample before (None on the first), where that helps it to solve. (Of an oracle that
+        has fused kernels the result is ``dpo.Perturbed``, with its parameters.)
     event_ndim
         How many trailing axes of theta are one instance; all before are batch.
     batched
@@ -543,4 +547,6 @@ def perturbed(fun=None, **settings):
     """
     if fun is None:
         return ft.partial(perturbed, **settings)
+    if isinstance(fun, Oracle):
+        return Perturbed(fun, **settings)
     return PerturbedFunction(fun=fun, **settings)

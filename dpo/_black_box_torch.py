@@ -30,12 +30,17 @@ class Watched:
 
     def __init__(self, fun: Callable):
         self.__wrapped__ = fun
-        self._enabled = torch.is_grad_enabled()
+        self.enabled = torch.is_grad_enabled()
 
     def __call__(self, *args, **kwargs) -> Any:
-        # Within a forward pass, and in other threads, the caller's mode is not the current one.
-        with torch.set_grad_enabled(self._enabled):
+        # In other threads the caller's mode may not be the current one.
+        if torch.is_grad_enabled() == self.enabled:
             result = self.__wrapped__(*args, **kwargs)
+        else:
+            with torch.set_grad_enabled(self.enabled):
+                result = self.__wrapped__(*args, **kwargs)
+        if type(result) is np.ndarray:  # a solver's: no time is to be lost
+            return result
         if any(getattr(leaf, "requires_grad", False) for leaf in trees.leaves(result)):
             raise TypeError(
                 "the function's result requires a gradient of its own: it depends on tensors (of "
@@ -43,6 +48,12 @@ class Watched:
                 "alone; detach those tensors, or compute under torch.no_grad()"
             )
         return result
+
+
+def _as_called(call: Call) -> torch.set_grad_enabled:
+    """The mode of the caller, which within a forward pass is not the current one."""
+    assert isinstance(call.whole.solver.fun, Watched)
+    return torch.set_grad_enabled(call.whole.solver.fun.enabled)
 
 
 def _host(gradient: torch.Tensor, call: Call) -> np.ndarray:
@@ -59,7 +70,8 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, theta, epsilon, call: Call):
-        ctx.kept = call.sampler.forward(for_gradient=any(ctx.needs_input_grad[:2]))
+        with _as_called(call):
+            ctx.kept = call.sampler.forward(for_gradient=any(ctx.needs_input_grad[:2]))
         ctx.save_for_backward(theta, epsilon)
         ctx.call = call
         return _restored(call, ctx.kept.mean, ctx.kept.mean.shape)
@@ -103,7 +115,8 @@ class _Envelope(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, theta, epsilon, call: Call, targets, offset, slope):
-        maximum, _, mean = call.sampler.maximum()
+        with _as_called(call):
+            maximum, _, mean = call.sampler.maximum()
         ctx.save_for_backward(theta, epsilon)
         ctx.call = call, targets, slope, maximum, mean
         value = maximum

@@ -203,21 +203,25 @@ class Solver:
 
     def _solve_singly(self, scores, rows, places: _Places, report) -> np.ndarray:
         tasks = list(self._tasks(len(scores), rows))
-        parts: list[list[np.ndarray]] = [[] for _ in rows]
+        y = np.empty(0)
         with _pool(self.workers) as pool:
             jobs = (
                 self._job(scores[begin:end, place], int(rows[place])) for place, begin, end in tasks
             )
-            for (place, begin, _), (results, failure) in zip(tasks, _run(pool, jobs), strict=True):
+            done = zip(tasks, _run(pool, jobs), strict=True)
+            for (place, begin, end), (results, failure) in done:
                 row = int(rows[place])
                 fail = ft.partial(self._fail, places, row, begin)
                 if failure is not None:
                     fail(len(results), failure)
                 if self._warms:
                     self._previous[row] = results[-1]
-                parts[place].append(self._flatten_each(results, fail))
+                flat = self._flatten_each(results, fail)
+                if y.size == 0:
+                    y = np.empty((*scores.shape[:2], flat.shape[1]), scores.dtype)
+                y[begin:end, place] = flat
                 report(len(results))
-        return np.stack([np.concatenate(row) for row in parts], axis=1)
+        return y
 
     def _tasks(self, samples: int, rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
         """(place of the row, first sample, end): whole rows where a solution starts the next."""
@@ -237,7 +241,10 @@ class Solver:
 
     def _arguments(self, of: Callable[[PerInstance], Any]) -> tuple[list, dict[str, Any]]:
         """The extra arguments, with the entries of some rows."""
-        pick = lambda x: of(x) if isinstance(x, PerInstance) else x  # noqa: E731
+
+        def pick(x: Any) -> Any:
+            return of(x) if isinstance(x, PerInstance) else x
+
         return list(map(pick, self.args)), {key: pick(x) for key, x in self.kwargs.items()}
 
     @staticmethod

@@ -485,6 +485,7 @@ def test_perturbed_functions_are_values():
         return x
 
     assert isinstance(f, dpo.PerturbedFunction) and f.num_samples == 10
+    assert dpo.perturbed(dpo.TopK(2), epsilon=0.3) == dpo.Perturbed(dpo.TopK(2), epsilon=0.3)
     one, two = (dpo.perturbed(argmax, epsilon=0.3) for _ in range(2))
     assert one == two and hash(one) == hash(two) and one != dpo.perturbed(argmax)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(one))(V, seed=1), one(V, seed=1))

@@ -59,7 +59,7 @@ def test_everything_is_that_of_the_fused_solver(reduction, callback):
         close(jax.jit(lambda x: f.jvp(x, V, seed=3))(THETA), fused.jvp(THETA, V, seed=3))
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("reduction", ["loo", "antithetic", "qmc"])
 def test_windows_change_nothing(reduction):
     """A scan over windows and one that is left; solutions kept, or found again."""
     whole, _ = pair(variance_reduction=reduction)
