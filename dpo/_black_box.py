@@ -7,15 +7,16 @@ import operator
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 
 from . import _trees as trees
-from ._arrays import Scores, as_companion, as_scores, kind_of
+from ._arrays import as_companion, as_scores, kind_of
+from ._black_box_call import Call, estimate, perturbed_scores, to_user, watched
 from ._checks import Adaptive, as_choice, is_traced
-from ._designs import AnySampler, Grouped, Replicated, adapt, designed, least_contribution
-from ._device import as_host, launching_on, take
+from ._designs import AnySampler, Grouped, adapt, designed, least_contribution
+from ._device import as_host, launching_on
 from ._engine import MeanAndError
 from ._estimate import Estimate
 from ._losses import fenchel_young
@@ -24,7 +25,7 @@ from ._oracles import Oracle
 from ._perturbed import Perturbed
 from ._seeds import Place
 from ._solved import SolvedSampler
-from ._solver import PerInstance, Solver, Structure
+from ._solver import PerInstance, Solver
 from .kernels.codes import Problem
 
 
@@ -52,70 +53,6 @@ def _leaves(tree: Any) -> Iterator[Any]:
     """All that the arguments of a call hold."""
     for leaf in trees.leaves(tree):
         yield leaf.values if isinstance(leaf, PerInstance) else leaf
-
-
-class Call(NamedTuple):
-    """One call of a perturbed function: its scores, its samples, and the function's results."""
-
-    theta: Any
-    """As the user passed it."""
-    epsilon: Any
-    """Likewise."""
-    scores: Scores
-    whole: SolvedSampler
-    """The problem, all rows, and one sample of each: ``sampler`` is made of it."""
-    sampler: AnySampler | Grouped
-
-    @property
-    def structure(self) -> Structure:
-        """What the function returns; known once it has been called."""
-        return self.whole.solver.learn_structure(self.whole.theta.dtype)
-
-    @property
-    def event(self) -> tuple[int, ...]:
-        """The shape of an instance's scores."""
-        return self.scores.shape[len(self.scores.batch) :]
-
-    def result(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
-        """An array of the caller's kind; in torch, ``backward`` says that it has no derivative."""
-        result = self.scores.restore(values.astype(self.whole.theta.dtype).reshape(shape))
-        if self.scores.kind != "torch":
-            return result
-        from . import _black_box_torch
-
-        return _black_box_torch.constant(self, result)
-
-    def results(self, values: np.ndarray, lead: tuple = (), rest: tuple = ()) -> Any:
-        """(rows, D, *rest) as the function's tree of (*lead, *batch, *leaf, *rest) results."""
-        batch, structure = (*lead, *self.scores.batch), self.structure
-        parts = zip(structure.split(values), structure.shapes, strict=True)
-        return structure.tree([self.result(x, (*batch, *shape, *rest)) for x, shape in parts])
-
-    def direction(self, v: Any) -> np.ndarray:
-        """A tree like the function's results, (rows, D): the ``v`` of a VJP."""
-        structure, scores, whole = self.structure, self.scores, self.whole
-        if trees.skeleton(v) != structure.skeleton:
-            literal = isinstance(structure.skeleton, int) and isinstance(v, (list, tuple))
-            if not literal:
-                raise ValueError(
-                    "v must have the structure of the function's results "
-                    f"{structure.tree(structure.shapes)} (shapes of an instance), got "
-                    f"{trees.skeleton(v)}"
-                )
-            v = np.asarray(v)
-        columns = []
-        for leaf, shape, size in zip(
-            trees.leaves(v), structure.shapes, structure.sizes, strict=True
-        ):
-            like = scores._replace(
-                shape=(*scores.batch, *shape), rows=scores.rows[:, :1].repeat(size, axis=1)
-            )
-            columns.append(as_host(as_companion(leaf, "v", like, of="the function's result")))
-        return np.concatenate(columns, axis=1).astype(whole.theta.dtype)
-
-    def tangent(self, t: Any) -> np.ndarray:
-        """A direction in scores, (rows, d): the ``t`` of a JVP."""
-        return as_host(as_companion(t, "t", self.scores))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -289,7 +226,7 @@ class PerturbedFunction:
             raise ValueError(f'of={of!r} {needed} direction: it is for "vjp" and "jvp"')
         call = self._call(theta, args, kwargs, seed, of)
         sampler, known = self._sampler(call, of, direction)
-        both = known or _estimate(call, sampler, of, direction, None, True)
+        both = known or estimate(call, sampler, of, direction, None, True)
         count = sampler.num_samples
         if of in ("max", "vjp"):
             shape = call.scores.batch if of == "max" else call.scores.shape
@@ -327,7 +264,7 @@ class PerturbedFunction:
         if isinstance(count, Adaptive):
             raise ValueError("perturbed_scores needs num_samples where it is dpo.Adaptive")
         sampler = designed(whole, count)
-        p = _perturbed_scores(sampler)
+        p = perturbed_scores(sampler)
         if sample is None:
             return call.result(p, (count, *shape))
         return call.result(p[sample], shape)
@@ -349,13 +286,13 @@ class PerturbedFunction:
         scores = as_scores(theta, "theta", self.event_ndim)
         whole = self._layer._whole(scores, Place(seed))
         solver = Solver(
-            _watched(self.fun, scores.kind),
+            watched(self.fun, scores.kind),
             args,
             kwargs,
             batched=self.batched,
             batch=scores.batch,
             event=scores.shape[len(scores.batch) :],
-            to_user=_to_user(theta, scores.kind, self.callback),
+            to_user=to_user(theta, scores.kind, self.callback),
             solves=self.is_solver,
             workers=self.workers,
             progress=self.progress,
@@ -391,13 +328,13 @@ class PerturbedFunction:
             len(whole.theta),
             self.num_samples.tolerance,
             self.num_samples.max_samples // multiple * multiple or 1,
-            lambda sampler, index: _estimate(call, sampler, of, direction, index, True),
+            lambda sampler, index: estimate(call, sampler, of, direction, index, True),
             floor=floor,
         )
 
     def _estimate(self, call: Call, of: str, direction=None, errors=True) -> MeanAndError:
         sampler, known = self._sampler(call, of, direction)
-        return known or _estimate(call, sampler, of, direction, None, errors)
+        return known or estimate(call, sampler, of, direction, None, errors)
 
     def _offset(self, call: Call, targets: np.ndarray, normalize: bool):
         """``eps Omega`` of solutions, (rows,), and its derivative in epsilon."""
@@ -411,35 +348,6 @@ class PerturbedFunction:
         return offset, slope if epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)
 
 
-def _estimate(
-    call: Call, sampler, of: str, direction, index: np.ndarray | None, errors: bool
-) -> MeanAndError:
-    """Mean and standard error of ``of``, for some of the rows."""
-    if of == "value":
-        return sampler.value() if errors else (sampler.forward().mean, np.zeros(()))
-    if of == "max":
-        return sampler.maximum()[:2]
-    if of == "jacobian":
-        return sampler.jacobian(errors=errors)
-    if of == "jvp":
-        tangent = call.tangent(direction)
-        return sampler.jvp(tangent if index is None else take(tangent, index), errors=errors)
-    kept = sampler.forward(for_gradient=True)  # and with it the structure of v is known
-    v = call.direction(direction)
-    return sampler.vjp(v if index is None else take(v, index), kept, errors=errors)
-
-
-def _perturbed_scores(sampler: AnySampler) -> np.ndarray:
-    """What every sample sees, (num_samples, rows, d)."""
-    if isinstance(sampler, Replicated):
-        p = _perturbed_scores(sampler.inner)
-        points, rows, d = p.shape
-        p = p.reshape(points, rows // sampler.count, sampler.count, d)
-        return np.moveaxis(p, 2, 0).reshape(sampler.num_samples, -1, d)
-    assert isinstance(sampler, SolvedSampler)
-    return sampler.perturbed_scores(0, sampler.num_samples)
-
-
 def _positive(name: str, value: Any, other: str = "") -> int:
     try:
         if isinstance(value, bool):
@@ -450,32 +358,6 @@ def _positive(name: str, value: Any, other: str = "") -> int:
     if number < 1:
         raise ValueError(f"{name} must be a positive integer{other}, got {value!r}")
     return number
-
-
-def _to_user(theta: Any, kind: str, callback: bool) -> Callable[[np.ndarray], Any]:
-    """Perturbed scores as the function takes them: in theta's framework, on its device."""
-    if kind == "torch":
-        import torch
-
-        return lambda p: torch.from_numpy(p).to(theta.device)
-    if kind == "cupy":
-        import cupy
-
-        return cupy.asarray
-    if kind == "jax" and not callback:
-        from jax import numpy as jnp
-
-        return jnp.asarray
-    return lambda p: p
-
-
-def _watched(fun: Callable, kind: str) -> Callable:
-    """The function; in torch, its results must need no gradient of their own."""
-    if kind != "torch":
-        return fun
-    from . import _black_box_torch
-
-    return _black_box_torch.Watched(fun)
 
 
 @overload

@@ -25,93 +25,18 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 from ._arrays import Scores, as_scores, compute_dtype, kind_of
 from ._black_box import PerturbedFunction
 from ._checks import Adaptive, is_traced
 from ._designs import Replicated, designed
+from ._host_jax import Host, host_p
 from ._jax import _words as as_words
 from ._seeds import Place, as_seed
 from ._solved import SolvedSampler, window_size
 from ._solver import PerInstance, Solver, Structure, Window, takes_warm_start, wrong_axes
 from .kernels.codes import ANTITHETIC, SCORE, VALUE, VJP, Problem
 from .kernels.noise import law_of
-
-# ------------------------------------------------------------------------------ calls of the host
-
-
-class Host(NamedTuple):
-    """A function of NumPy arrays, as an operation of a program."""
-
-    fun: Callable[..., tuple[np.ndarray, ...]]
-    shapes: tuple[tuple[tuple[int, ...], np.dtype], ...]
-
-
-host_p = Primitive("dpo_host")
-host_p.multiple_results = True
-
-
-def _run(*operands, host: Host, lead: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """The function; ``lead`` axes of every operand are ``vmap``'s, whose instances stand alone."""
-    arrays = [np.asarray(x) for x in operands]
-    results = [np.empty(lead + shape, dtype) for shape, dtype in host.shapes]
-    for index in np.ndindex(lead):
-        for whole, part in zip(results, host.fun(*(x[index] for x in arrays)), strict=True):
-            whole[index] = part
-    return tuple(results)
-
-
-@host_p.def_impl
-def _impl(*operands, **parameters):
-    return [jnp.asarray(x) for x in _run(*operands, **parameters)]
-
-
-@host_p.def_abstract_eval
-def _shapes(*operands, host: Host, lead: tuple[int, ...]):
-    return [jax.core.ShapedArray(lead + shape, dtype) for shape, dtype in host.shapes]
-
-
-def _lowered(context, *operands, **parameters):
-    """As ``jax.pure_callback``, but for its copies of operands to JAX arrays: where XLA has one
-    thread, those wait for the very thread that waits for the callback."""
-    results, _, _ = mlir.emit_python_callback(
-        context,
-        ft.partial(_run, **parameters),
-        None,
-        list(operands),
-        context.avals_in,
-        context.avals_out,
-        has_side_effect=False,
-        returns_token=False,
-    )
-    return results
-
-
-def _map(operands, axes, *, host: Host, lead: tuple[int, ...]):
-    size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
-    fronted = [
-        jnp.broadcast_to(x, (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)
-        for x, a in zip(operands, axes, strict=True)
-    ]
-    results = host_p.bind(*fronted, host=host, lead=(size, *lead))
-    return results, [0] * len(results)
-
-
-def _no_jvp(primals, tangents, **parameters):
-    if all(isinstance(t, ad.Zero) for t in tangents):
-        results = host_p.bind(*primals, **parameters)
-        return results, [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in results]
-    raise NotImplementedError(
-        "the perturbed function cannot be differentiated twice; max and loss of a maximizer can"
-    )
-
-
-mlir.register_lowering(host_p, _lowered)
-batching.primitive_batchers[host_p] = _map
-ad.primitive_jvps[host_p] = _no_jvp
-
 
 # -------------------------------------------------------------------------------------- arguments
 
@@ -229,6 +154,8 @@ class Program:
             result = jax.eval_shape(self._traced, scores, self.arguments.arrays)
             lead = 1 + len(batch)
         leaves, tree = jax.tree.flatten(result)
+        if not leaves:
+            raise TypeError("the function must return an array or a tree of arrays, got none")
         for leaf in leaves:
             if leaf.shape[:lead] != scores.shape[:lead]:
                 raise wrong_axes(scores.shape[:lead], self.event, leaf.shape)
@@ -266,12 +193,16 @@ class Program:
         """Solutions by the traced function."""
         lead = p.shape[:3]
         samples = lead[0] * lead[1]
-        result = self._traced(p.reshape(samples, *self.scores.shape), arrays)
-        leaves = [
-            x.reshape(*lead, size).astype(p.dtype)
-            for x, size in zip(jax.tree.leaves(result), self.structure.sizes, strict=True)
-        ]
-        return jnp.concatenate(leaves, axis=-1)
+        leaves = jax.tree.leaves(self._traced(p.reshape(samples, *self.scores.shape), arrays))
+        shapes = tuple((samples, *self.scores.batch, *shape) for shape in self.structure.shapes)
+        if tuple(x.shape for x in leaves) != shapes:
+            raise ValueError(
+                f"the function must return arrays of shapes {shapes} for scores "
+                f"{(samples, *self.scores.shape)}, got {tuple(x.shape for x in leaves)}"
+            )
+        sizes = self.structure.sizes
+        flat = [x.reshape(*lead, n).astype(p.dtype) for x, n in zip(leaves, sizes, strict=True)]
+        return jnp.concatenate(flat, axis=-1)
 
     def _solve_on_host(self, inner: SolvedSampler, p: np.ndarray, first: int, arrays) -> np.ndarray:
         """Solutions by the function of NumPy arrays, (samples, rows, D)."""

@@ -22,7 +22,8 @@ from ._torch import _Constant, _on_its_device, as_epsilon
 from ._torch import constant as _torch_constant
 
 if TYPE_CHECKING:
-    from ._black_box import Call, PerturbedFunction
+    from ._black_box import PerturbedFunction
+    from ._black_box_call import Call
 
 
 class Watched:

@@ -204,6 +204,9 @@ def test_what_cannot_be_done_is_refused():
     with pytest.raises(ValueError, match="batched=False"):
         wrong = dpo.perturbed(lambda x: x.max(), num_samples=20)
         jax.jit(lambda x: wrong(x, seed=3))(theta)
+    with pytest.raises(ValueError, match=r"must return arrays of shapes \(\(20, 3, 5\),\)"):
+        wrong = dpo.perturbed(lambda x: x.swapaxes(0, 2), num_samples=20, maximizer=True)
+        jax.jit(lambda x: wrong(x, seed=3))(theta)
     with pytest.raises(TypeError, match="an argument beside theta requires a gradient"):
         jax.grad(lambda y: f.loss(theta, y, seed=3).sum())(theta)
 

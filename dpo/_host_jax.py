@@ -1,0 +1,87 @@
+"""A function of NumPy arrays as an operation of a JAX program: a callback under every transform.
+
+What ``vmap`` maps stands alone: the function is called once for each mapped instance.
+"""
+
+from __future__ import annotations
+
+import functools as ft
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+
+class Host(NamedTuple):
+    """A function of NumPy arrays, as an operation of a program."""
+
+    fun: Callable[..., tuple[np.ndarray, ...]]
+    shapes: tuple[tuple[tuple[int, ...], np.dtype], ...]
+
+
+host_p = Primitive("dpo_host")
+host_p.multiple_results = True
+
+
+def _run(*operands, host: Host, lead: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The function; ``lead`` axes of every operand are ``vmap``'s, whose instances stand alone."""
+    arrays = [np.asarray(x) for x in operands]
+    results = [np.empty(lead + shape, dtype) for shape, dtype in host.shapes]
+    for index in np.ndindex(lead):
+        for whole, part in zip(results, host.fun(*(x[index] for x in arrays)), strict=True):
+            whole[index] = part
+    return tuple(results)
+
+
+@host_p.def_impl
+def _impl(*operands, **parameters):
+    return [jnp.asarray(x) for x in _run(*operands, **parameters)]
+
+
+@host_p.def_abstract_eval
+def _shapes(*operands, host: Host, lead: tuple[int, ...]):
+    return [jax.core.ShapedArray(lead + shape, dtype) for shape, dtype in host.shapes]
+
+
+def _lowered(context, *operands, **parameters):
+    """As ``jax.pure_callback``, but for its copies of operands to JAX arrays: where XLA has one
+    thread, those wait for the very thread that waits for the callback."""
+    results, _, _ = mlir.emit_python_callback(
+        context,
+        ft.partial(_run, **parameters),
+        None,
+        list(operands),
+        context.avals_in,
+        context.avals_out,
+        has_side_effect=False,
+        returns_token=False,
+    )
+    return results
+
+
+def _map(operands, axes, *, host: Host, lead: tuple[int, ...]):
+    size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
+    fronted = [
+        jnp.broadcast_to(x, (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)
+        for x, a in zip(operands, axes, strict=True)
+    ]
+    results = host_p.bind(*fronted, host=host, lead=(size, *lead))
+    return results, [0] * len(results)
+
+
+def _no_jvp(primals, tangents, **parameters):
+    if all(isinstance(t, ad.Zero) for t in tangents):
+        results = host_p.bind(*primals, **parameters)
+        return results, [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in results]
+    raise NotImplementedError(
+        "the perturbed function cannot be differentiated twice; max and loss of a maximizer can"
+    )
+
+
+mlir.register_lowering(host_p, _lowered)
+batching.primitive_batchers[host_p] = _map
+ad.primitive_jvps[host_p] = _no_jvp
