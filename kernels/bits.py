@@ -38,9 +38,9 @@ def select(condition, if_true, if_false):
     return np.where(condition, if_true, if_false)
 
 
-def gather(table, row, column):
-    """``table[row, column]``, a row for each entry of ``row``."""
-    return table[row, column]
+def columns(table, row):
+    """The columns of ``table[row]``, a row for each entry of ``row``."""
+    return tuple(np.moveaxis(table[row], -1, 0))
 
 
 def sqrt(x):

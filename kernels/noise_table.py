@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import noise32, noise64
-from .bits import float32, float64, float_bits, fma, gather, int32, select
+from .bits import columns, float32, float64, float_bits, fma, int32, select
 
 BITS = 4
 """Of the significand, that name a row: sixteen rows an octave."""
@@ -56,18 +56,22 @@ def interval64(high, low):
 
 def polynomial32(table, row, place):
     """The cubic of that row."""
-    p = gather(table, row, DEGREE32)
-    for k in range(1, DEGREE32 + 1):
-        p = fma(p, place, gather(table, row, DEGREE32 - k))
-    return p
+    c = columns(table, row)
+    p = fma(c[3], place, c[2])
+    p = fma(p, place, c[1])
+    return fma(p, place, c[0])
 
 
 def polynomial64(table, row, place):
     """The polynomial of degree 7 of that row."""
-    p = gather(table, row, DEGREE64)
-    for k in range(1, DEGREE64 + 1):
-        p = fma(p, place, gather(table, row, DEGREE64 - k))
-    return p
+    c = columns(table, row)
+    p = fma(c[7], place, c[6])
+    p = fma(p, place, c[5])
+    p = fma(p, place, c[4])
+    p = fma(p, place, c[3])
+    p = fma(p, place, c[2])
+    p = fma(p, place, c[1])
+    return fma(p, place, c[0])
 
 
 def quantile32(x, table):

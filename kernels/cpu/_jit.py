@@ -9,16 +9,18 @@ from types import FunctionType
 
 from numba import njit, types
 from numba.extending import intrinsic, overload, register_jitable
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from .. import bits, noise32, noise64, noise_table, philox
 from .simd import (
     CHECK_BOUNDS,
     NUMPY_TO_NUMBA,
+    ROW_WIDTH,
     Vector,
     call_llvm,
     common_dtype,
     convert,
-    gather_lanes,
+    lane_rows,
     to_lanes,
 )
 
@@ -107,11 +109,12 @@ for _name, _implementation, _arity in (
     _register(getattr(bits, _name), _implementation, _arity)
 
 
-@overload(bits.gather, jit_options={"forceinline": True})
-def _(table, row, column):
+@overload(bits.columns, jit_options={"forceinline": True})
+def _(table, row):
     if isinstance(row, Vector):
-        return lambda table, row, column: gather_lanes(table, row, column)
-    return lambda table, row, column: table[row, column]
+        return lambda table, row: lane_rows(table, row)
+    width = ROW_WIDTH[table.dtype]
+    return lambda table, row: to_fixed_tuple(table[row], width)
 
 
 def _register_conversion(function, to_dtype):

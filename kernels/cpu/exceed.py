@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import overload
 
 from .. import noise_table
-from ..bits import bits_float, float32, float64, gather, int64, select, sqrt
+from ..bits import bits_float, columns, float32, float64, int64, select, sqrt
 from ..noise import NORMAL
 from ..noise32 import exp
 from ._jit import jitable
@@ -73,6 +73,6 @@ def first_row_below(table, t, rows):
     low, high = broadcast(_I32(0)), broadcast(_I32(rows - 1))
     for _ in range(11):  # rows < 2^11
         middle = (low + high) >> _I32(1)
-        above = gather(table, middle + _I32(rows), 0) > t
+        above = columns(table, middle + _I32(rows))[0] > t
         low, high = select(above, middle + _I32(1), low), select(above, high, middle)
     return low

@@ -190,44 +190,75 @@ def store(array, index, vector):
     _store(array, index, vector)
 
 
-class _LanePointers(ir.instructions.GEPInstr):
-    """The addresses ``base + index`` of every lane; llvmlite's own class takes scalars only."""
-
-    def __init__(self, parent, base, index):
-        pointers = ir.VectorType(base.type, LANES)
-        ir.Instruction.__init__(self, parent, pointers, "getelementptr", [base, index], name="")
-        self.pointer, self.indices, self.inbounds = base, [index], True
-        self.source_etype = base.type.pointee
+ROW_WIDTH = {types.float32: 4, types.float64: 8}
+"""Entries of a row that ``lane_rows`` reads: sixteen bytes, and a cache line."""
 
 
 @intrinsic
-def _gather(typing_context, array, index):
-    result = Vector(array.dtype)
+def _lane_rows(typing_context, table, row):
+    width = ROW_WIDTH[table.dtype]
+    result = types.UniTuple(Vector(table.dtype), width)
 
     def codegen(context, builder, sig, args):
-        lanes = context.get_value_type(result)
         base = make_array(sig.args[0])(context, builder, args[0]).data
-        pointers = _LanePointers(builder.block, base, args[1])
-        builder._insert(pointers)
-        mask = ir.VectorType(ir.IntType(1), LANES)
-        name = f"llvm.masked.gather.v{LANES}f{array.dtype.bitwidth}.v{LANES}p0"
-        function = builder.module.globals.get(name)
-        if function is None:
-            signature = ir.FunctionType(lanes, [pointers.type, _INT32, mask, lanes])
-            function = ir.Function(builder.module, signature, name)
-        align = ir.Constant(_INT32, array.dtype.bitwidth // 8)
-        every = ir.Constant(mask, [1] * LANES)
-        return builder.call(function, [pointers, align, every, ir.Constant(lanes, ir.Undefined)])
+        row_type = ir.VectorType(context.get_value_type(table.dtype), width)
+        index = ir.IntType(64)
+        rows = []
+        for lane in range(LANES):
+            i = builder.sext(builder.extract_element(args[1], ir.Constant(_INT32, lane)), index)
+            entry = builder.gep(base, [builder.mul(i, ir.Constant(index, width))])
+            pointer = builder.bitcast(entry, row_type.as_pointer())
+            rows.append(builder.load(pointer, align=table.dtype.bitwidth // 8))
+        columns = _transposed(builder, rows, width)
+        return context.make_tuple(builder, result, columns)
 
-    return result(array, index), codegen
+    return result(table, row), codegen
+
+
+def _transposed(builder, rows, width):
+    """LLVM code for the columns of rows of ``width`` entries.
+
+    Blocks of ``width`` rows are transposed side by side, four narrow ones a register, by exchanging
+    entries 1 apart, then 2, then 4: a shuffle each, where a gather is a load an entry.
+    """
+    size = 16 if width == 4 else width  # entries a register
+    columns = []
+    for first in range(0, LANES, size):
+        blocks = [range(first + i, first + size, width) for i in range(width)]
+        v = [_concatenated(builder, [rows[lane] for lane in lanes]) for lanes in blocks]
+        distance = 1
+        while distance < width:
+            low = [size + (k ^ distance) if k & distance else k for k in range(size)]
+            high = [size + k if k & distance else k ^ distance for k in range(size)]
+            for i in range(width):
+                j = i | distance
+                if i != j:
+                    v[i], v[j] = (_shuffled(builder, v[i], v[j], order) for order in (low, high))
+            distance *= 2
+        columns.append(v)
+    return [_concatenated(builder, parts) for parts in zip(*columns, strict=True)]
+
+
+def _concatenated(builder, vectors):
+    """LLVM code for a power of two of vectors, end to end."""
+    while len(vectors) > 1:
+        order = range(2 * vectors[0].type.count)
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [_shuffled(builder, a, b, order) for a, b in pairs]
+    return vectors[0]
+
+
+def _shuffled(builder, a, b, order):
+    mask = ir.Constant(ir.VectorType(_INT32, len(order)), list(order))
+    return builder.shuffle_vector(a, b, mask)
 
 
 @register_jitable(forceinline=True)
-def gather_lanes(table, row, column):
-    """``table[row, column]`` of a C-contiguous table, a row a lane (a vector of int32)."""
+def lane_rows(table, row):
+    """The columns of ``table[row]``, a row a lane (a vector of int32), of ``ROW_WIDTH`` each."""
     if CHECK_BOUNDS and any_lane((row < np.int32(0)) | (row >= np.int32(table.shape[0]))):
         raise IndexError("vector gather out of bounds")
-    return _gather(table, row * np.int32(table.shape[1]) + np.int32(column))
+    return _lane_rows(table, row)
 
 
 _CACHE_LINE = 64
@@ -334,16 +365,13 @@ def four_tree_sums(typing_context, a, b, c, d):
     element = a.dtype
     result = types.UniTuple(element, 4)
 
-    def shuffled(builder, x, y, order):
-        return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_INT32, len(order)), order))
-
     def codegen(context, builder, sig, args):
         half = LANES // 2
         vectors = []
         for x in args:
             undefined = ir.Constant(x.type, ir.Undefined)
-            low = shuffled(builder, x, undefined, list(range(half)))
-            high = shuffled(builder, x, undefined, list(range(half, LANES)))
+            low = _shuffled(builder, x, undefined, list(range(half)))
+            high = _shuffled(builder, x, undefined, list(range(half, LANES)))
             vectors.append(builder.fadd(low, high))
         # Each vector of 16 holds groups that are still to be summed; halving the groups makes room
         # for those of a second vector.
@@ -354,8 +382,8 @@ def four_tree_sums(typing_context, a, b, c, d):
             high = [k for g in groups for k in g[width // 2 :]]
             vectors = [
                 builder.fadd(
-                    shuffled(builder, x, y, low + [half + k for k in low]),
-                    shuffled(builder, x, y, high + [half + k for k in high]),
+                    _shuffled(builder, x, y, low + [half + k for k in low]),
+                    _shuffled(builder, x, y, high + [half + k for k in high]),
                 )
                 for x, y in zip(vectors[::2], vectors[1::2], strict=True)
             ]
@@ -364,7 +392,7 @@ def four_tree_sums(typing_context, a, b, c, d):
         while width > 1:
             width //= 2
             distance = [k ^ width for k in range(half)]
-            value = builder.fadd(value, shuffled(builder, value, value, distance))
+            value = builder.fadd(value, _shuffled(builder, value, value, distance))
         sums = [builder.extract_element(value, ir.Constant(_INT32, 4 * k)) for k in range(4)]
         return context.make_tuple(builder, result, sums)
 
