@@ -25,7 +25,11 @@ THETA = np.zeros((2, 3))
         (dict(num_samples=2**32), ValueError, "num_samples must be between"),
         (dict(num_samples=10.0), TypeError, "num_samples must be a positive integer, got 10.0"),
         (dict(num_samples=True), TypeError, "num_samples must be a positive integer, got True"),
-        (dict(noise="cauchy"), ValueError, "'normal', 'gumbel', 'logistic', 'laplace' .* got 'cauchy'"),
+        (
+            dict(noise="cauchy"),
+            ValueError,
+            "'normal', 'gumbel', 'logistic', 'laplace' .* got 'cauchy'",
+        ),
         (dict(noise=dpo.Noise()), ValueError, "noise must be one of"),
         (dict(noise=3), ValueError, "noise must be one of"),
         (

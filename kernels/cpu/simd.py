@@ -257,7 +257,7 @@ def _shuffled(builder, a, b, order):
 def lane_rows(table, row):
     """The columns of ``table[row]``, a row a lane (a vector of int32), of ``ROW_WIDTH`` each."""
     if CHECK_BOUNDS and any_lane((row < np.int32(0)) | (row >= np.int32(table.shape[0]))):
-        raise IndexError("vector gather out of bounds")
+        raise IndexError("table row out of bounds")
     return _lane_rows(table, row)
 
 
