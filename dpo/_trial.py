@@ -15,9 +15,9 @@ import numpy as np
 
 from ._arrays import as_scores
 from ._engine import Sampler
+from ._noise import Normal
 from ._oracles import Oracle, as_oracle
 from .kernels.codes import Draws
-from .kernels.noise import NORMAL
 
 TOLERANCE = 1e-6
 """By how much a real solution may be off, relative to its size."""
@@ -117,7 +117,7 @@ def _solve(oracle: Oracle, theta: np.ndarray) -> np.ndarray:
     """The compiled solver on the scores themselves: a sample at temperature 0."""
     scores = as_scores(theta, "theta", oracle.event_ndim)
     epsilon = np.zeros((len(scores.rows), 1), scores.rows.dtype)
-    draws = Draws(NORMAL, seed=(0, 0), num_samples=1)
+    draws = Draws(Normal().family, seed=(0, 0), num_samples=1)
     sampler = Sampler(oracle.problem(scores.shape), scores.rows, epsilon, draws)
     return sampler.solutions().reshape(theta.shape)
 
