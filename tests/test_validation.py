@@ -15,12 +15,14 @@ from dpo.validation._results import Check, Section
 from dpo.validation._settings import Settings
 from dpo.validation._statistics import (
     MOST_SCORES,
+    SEEN,
     Z_THRESHOLD,
     anderson_distance,
     anderson_score,
     chi_square_scores,
     distribution_scores,
     kolmogorov_score,
+    mean_scores,
     score_of,
 )
 from scipy import stats
@@ -194,3 +196,14 @@ def test_own_oracle_rejects_what_is_no_maximiser():
     section = own_oracle.run(Settings(0, "quick", oracle=Backwards(), shape=(4,)))
     failed = {check.name for check in section.checks if not check.passed}
     assert "Decisions are optimal, normal noise" in failed
+
+
+def test_faults_of_the_stated_size_are_seen_99_times_of_100():
+    """Of 300 trials 290 are rejected, which a power of 99 % misses once in four thousand."""
+    rng, trials = np.random.default_rng(7), 300
+    terms = rng.normal(size=(trials, 4096)) + SEEN / np.sqrt(4096)
+    shifts = np.array([mean_scores(row, 0.0) for row in terms])
+    assert (np.abs(shifts) > Z_THRESHOLD).sum() >= 290
+    spread = np.sqrt(1 + SEEN * np.sqrt(2 / 4096))
+    squares = ((spread * rng.normal(size=(trials, 4096))) ** 2).sum(1)
+    assert (np.abs(chi_square_scores(squares, 4096)) > Z_THRESHOLD).sum() >= 285

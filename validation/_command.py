@@ -118,8 +118,12 @@ def _validate(
     if not options.oracle and not options.only:
         _compile(settings)
     store = Store(out, {k: v for k, v in environment.items() if k != "date"})
-    with _cluster.mapping(options.dask) as over:
-        sections = run_parts(parts, backends, settings.on(over), store)
+    try:
+        with _cluster.mapping(options.dask) as over:
+            sections = run_parts(parts, backends, settings.on(over), store)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here")
+        return 130
     sections.append(accounting(sections, parts, settings))
     sections = [*holm(sections), *_without_plots()]
     environment["duration"] = f"{time.perf_counter() - start:.0f} s"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 from ._results import Section, as_plain, from_plain
@@ -39,12 +40,8 @@ class Store:
         os.replace(unfinished, path)
 
     def clear(self) -> None:
-        """The run has ended: everything stored is in its report."""
-        for path in self._folder.glob("*"):
-            path.unlink()
-        for folder in (self._folder, self._folder.parent):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        """The run has ended: what it stored is in its report, what others did is out of date."""
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
 
     def _path(self, name: str, backend: str) -> Path:
         return self._folder / f"{name}.{backend}.json"

@@ -23,6 +23,7 @@ import dpo
 from ._backend import call
 from ._covariances import covariance
 from ._estimators import Case, layer_of
+from ._single import sign_of
 
 _STEPS, _CHORDS, _LARGEST_STEP = 30, 6, 2.0
 _TOLERANCE = 1e-11
@@ -42,9 +43,8 @@ class Estimation:
     solver_samples: int | None = None
 
     @property
-    def _sign(self) -> int:
-        """Costs are minus scores."""
-        return -1 if isinstance(self.case.oracle, dpo.ShortestPath) else 1
+    def _sign(self) -> float:
+        return sign_of(self.case)
 
     @ft.cached_property
     def sigma(self) -> np.ndarray:

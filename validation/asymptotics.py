@@ -16,6 +16,7 @@ from . import _plots
 from ._estimators import SPELLED
 from ._problems import ORACLES, small
 from ._results import Check, Figure, Section, Table
+from ._scores import worst, zcheck
 from ._settings import Settings
 from ._statistics import (
     Z_THRESHOLD,
@@ -27,7 +28,6 @@ from ._statistics import (
     student_scores,
 )
 from ._theta_hat import Estimation, whitened
-from .oracles import worst, zcheck
 
 SIZES = (4, 16, 64, 256, 2048, 16384)
 """Targets in a data set."""

@@ -18,9 +18,9 @@ from dpo.kernels.reference import noise_words
 from scipy import stats
 
 from ._results import Check, Section, Skip
+from ._scores import zcheck
 from ._settings import Settings
 from ._statistics import chi_square_scores, mean_scores, score_of
-from .oracles import zcheck
 
 _ROWS, _D = 64, 64
 ORDERS = {"coordinates": (0, 1, 2), "samples": (2, 1, 0), "rows": (0, 2, 1)}

@@ -16,9 +16,9 @@ from ._integrals import DIFFERENCED, EXACT, LOSSES, Solve, cases, error_of, from
 from ._problems import ORACLES, random_scores, small
 from ._race import race
 from ._results import Check, Section, Table
+from ._scores import Scores, zcheck
 from ._settings import Settings
 from ._statistics import LEVEL, student_scores
-from .oracles import Scores, zcheck
 
 LIMITS: dict[type, float] = {np.float64: 1e-12, np.float32: 2e-6}
 """Of an error, in units of the problem: rounding, with room for sums."""

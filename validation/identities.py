@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import itertools as it
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
-from dpo.kernels.codes import Draws
-from dpo.kernels.noise import FAMILIES, Family
-from dpo.kernels.reference import Noise
 
-import dpo
-
-from ._backend import host, put
-from ._estimators import NOISES, SPELLED, Case, layer_of
+from ._estimators import NOISES, SPELLED, Case
 from ._problems import ORACLES, small
 from ._results import Check, Section
+from ._scores import Scores, zcheck
 from ._settings import Settings
+from ._single import Samples, draw, family_of, noise_of, sign_of
 from ._statistics import Z_THRESHOLD, largest, student_scores
-from .oracles import Scores, zcheck
 
 _BLOCKS, _BLOCK = 512, 128
 """Samples in all are their product: terms are averaged over blocks, and those are replicates."""
@@ -40,15 +34,6 @@ _STATEMENTS = {
 }
 
 
-class Samples(NamedTuple):
-    """What single samples saw and decided, (blocks, block, d) each."""
-
-    z: np.ndarray
-    y: np.ndarray
-    F: np.ndarray
-    """``<y, theta + eps z>``, (blocks, block)."""
-
-
 def run(settings: Settings) -> Section:
     """Every identity of every oracle and noise; and a function that is no maximiser."""
     results = {}
@@ -56,7 +41,7 @@ def run(settings: Settings) -> Section:
         settings.tick(f"{oracle}, {noise}")
         seed = settings.seed_for("identities", oracle, noise)
         case = small(oracle, noise)
-        results[oracle, noise] = identity_scores(case, draw(case, seed))
+        results[oracle, noise] = identity_scores(case, draw_blocks(case, seed))
     checks = [_check(oracle, form, results) for oracle in ORACLES for form in _STATEMENTS]
     checks.append(_black_box(settings))
     return Section(
@@ -69,24 +54,15 @@ def run(settings: Settings) -> Section:
     )
 
 
-def draw(case: Case, seed: int) -> Samples:
-    """From the library; paths are minimised, so scores are minus costs."""
-    count = _BLOCKS * _BLOCK
-    theta = case.theta[0].astype(np.float32)
-    y = host(layer_of(case, count, "none").samples(put(theta), seed=seed))
-    family = [f.name for f in FAMILIES].index(case.noise)
-    draws = Draws(family, (seed % 2**32, seed // 2**32), count)
-    z = Noise(draws, 1, theta.size, np.float32).z.astype(np.float64)
-    scores = -case.theta[0] if isinstance(case.oracle, dpo.ShortestPath) else case.theta[0]
-    z, y = (x.reshape(_BLOCKS, _BLOCK, -1).astype(np.float64) for x in (z, y))
-    return Samples(z, y, (y * (scores.ravel() + case.epsilon * z)).sum(-1))
+def draw_blocks(case: Case, seed: int) -> Samples:
+    """(blocks, samples of a block, d)."""
+    return draw(case, _BLOCKS * _BLOCK, seed).in_blocks(_BLOCKS)
 
 
 def identity_scores(case: Case, samples: Samples) -> Scores:
     """z-scores of every identity's entries."""
     exact = case.answers[0]
-    sign = -1 if isinstance(case.oracle, dpo.ShortestPath) else 1
-    jacobian = sign * exact.jacobian
+    jacobian = sign_of(case) * exact.jacobian
     zero = np.zeros(len(exact.value))
     expected = {
         "value": exact.value,
@@ -108,9 +84,8 @@ def _means(case: Case, samples: Samples) -> dict[str, list[np.ndarray]]:
 
 
 def _forms(case: Case, samples: Samples) -> Iterator[tuple[str, np.ndarray]]:
-    family: Family = next(f for f in FAMILIES if f.name == case.noise)
-    epsilon = float(case.epsilon)
-    for z, y, F in zip(*samples, strict=True):
+    family, epsilon = family_of(case.noise), float(case.epsilon)
+    for z, y, F in zip(samples.z, samples.y, samples.maximum, strict=True):
         s, slope = family.score(z), family.score_derivative(z)
         n = len(z)
         curvature = s.T @ s / n - np.diag(slope.mean(0))
@@ -130,9 +105,8 @@ def _check(oracle: str, form: str, results: dict[tuple[str, str], Scores]) -> Ch
 def _black_box(settings: Settings) -> Check:
     """``d/dt E relu(t + G) = E[relu(G) s(G)] = P(G > 0) = 1 - 1/e`` for a Gumbel variable G."""
     seed = settings.seed_for("identities", "relu")
-    draws = Draws(1, (seed % 2**32, seed // 2**32), _BLOCKS * _BLOCK)
-    z = Noise(draws, 1, 1, np.float32).z.astype(np.float64).reshape(_BLOCKS, _BLOCK)
-    score = FAMILIES[1].score(z)
+    z = noise_of("gumbel", _BLOCKS * _BLOCK, 1, seed).reshape(_BLOCKS, _BLOCK)
+    score = family_of("gumbel").score(z)
     z_scores = student_scores((np.maximum(z, 0) * score).mean(1), np.array(1 - np.exp(-1)))
     statement = "E[max(G, 0) s(G)] = 1 − 1/e for Gumbel G: a function that is no maximiser: |z|"
     return Check("Any function by parts", statement, largest(z_scores), Z_THRESHOLD, "<=", "", 1)

@@ -119,8 +119,8 @@ def _pathwise(settings: Settings) -> list[Check]:
     )
     checks = []
     for name, statement, field, limit in claims:
-        worst = max(slopes, key=lambda oracle, field=field: getattr(slopes[oracle], field))
-        value = getattr(slopes[worst], field)
+        values = {oracle: float(getattr(own, field)) for oracle, own in slopes.items()}
+        worst, value = max(values.items(), key=lambda item: item[1])
         note = f"{len(slopes)} oracles; worst: {ORACLES[worst].lower()}"
         checks.append(Check(name, statement, value, limit, note=note))
     return checks

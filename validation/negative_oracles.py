@@ -26,9 +26,10 @@ from ._mutants import (
     verdict,
 )
 from ._results import Section
+from ._scores import Scores, worst
 from ._settings import Settings
 from ._statistics import Z_THRESHOLD
-from .oracles import Scores, few_scores, oracle_scores, path_scores, worst
+from .oracles import few_scores, oracle_scores, path_scores
 from .reductions import honesty_scores, row_scores
 from .temperatures import FAMILIES, temperature_scores
 

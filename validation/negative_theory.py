@@ -17,9 +17,9 @@ from ._mutants import Mutant, Ratios, matrix, unchanged, verdict
 from ._problems import small
 from ._results import Section
 from ._settings import Settings
+from ._single import Samples
 from ._statistics import Z_THRESHOLD, largest
 from ._theta_hat import Estimation, whitened
-from .identities import Samples
 from .smoothness import CLAIMS, Surface, smoothness_tests
 
 
@@ -107,7 +107,7 @@ _ESTIMATES = (
 
 def _identity_tests(mutant: Mutant, settings: Settings) -> Ratios:
     case = small("argmax", "normal")
-    samples = identities.draw(case, settings.seed_for("identity control"))
+    samples = identities.draw_blocks(case, settings.seed_for("identity control"))
     case, samples = mutant.make(case, samples)
     scores = identities.identity_scores(case, samples)
     return {form: largest(z) / Z_THRESHOLD for form, z in scores.items()}

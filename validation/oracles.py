@@ -32,11 +32,9 @@ from ._estimators import (
 from ._problems import ORACLES, small, wide
 from ._results import Check, Figure, Section, Table
 from ._sampled_paths import Sampled, sampled_answers
+from ._scores import Scores, zcheck
 from ._settings import Settings
-from ._statistics import Z_THRESHOLD, largest, two_sample_scores
-
-Scores = dict[str, np.ndarray]
-"""z-scores by a label of what they are of."""
+from ._statistics import largest, two_sample_scores
 
 FEW_SAMPLES = {"loo": (2, 5), "none": (1, 3), "antithetic": (2, 4, 10), "qmc": (2, 8, 24)}
 """Smallest numbers, and the first of every way of computing: lanes of rows, then of samples."""
@@ -165,19 +163,6 @@ def _by_numpy(case: Case, settings: Settings) -> Sampled:
 
 
 # ------------------------------------------------------------------------------------ what is shown
-
-
-def worst(scores: Scores) -> tuple[float, str, int]:
-    """The largest ``|z|``, what it is of, and how many there are."""
-    name = max(scores, key=lambda key: np.nan_to_num(np.abs(scores[key]), nan=np.inf).max())
-    return largest(scores[name]), name, sum(z.size for z in scores.values())
-
-
-def zcheck(name: str, statement: str, scores: Scores, note: str = "") -> Check:
-    """One check of all the scores, which names the largest."""
-    value, of, count = worst(scores)
-    note = f"{count:,} entries; largest: {of}" + (f"; {note}" if note else "")
-    return Check(name, f"{statement}: max |z|", value, Z_THRESHOLD, "<=", note, count)
 
 
 def _check(oracle: str, reduction: str, scores: Scores) -> Check:

@@ -9,19 +9,17 @@ from __future__ import annotations
 import itertools as it
 
 import numpy as np
-from dpo.kernels.codes import Draws
-from dpo.kernels.noise import FAMILIES
-from dpo.kernels.reference import Noise
 
 import dpo
 
 from ._backend import call
 from ._estimators import NAMES, NOISES, REDUCTIONS, SPELLED, Case, Plan, capital, from_library
 from ._results import Check, Section, Skip
+from ._scores import Scores, zcheck
 from ._settings import Settings
+from ._single import Samples, draw, family_of, sign_of
 from ._statistics import calibration_scores, two_sample_scores
 from .determinism import differences
-from .oracles import Scores, zcheck
 
 _BLOCKS, _BLOCK = 256, 256
 _ROUNDING = 1e-5
@@ -70,12 +68,11 @@ def _case(settings: Settings, noise: str) -> Case:
 
 def _of_noise(case: Case, settings: Settings) -> list[Check]:
     seed = settings.seed_for("own", case.noise)
-    seen, y = decisions(case, seed)
-    products = _products(case, seed, y)
-    count, error = len(products["value"]), {}
+    samples = draw(case, _BLOCKS * _BLOCK, seed)
+    products = _products(case, samples)
     mean = {of: blocks.mean(0) for of, blocks in products.items()}
-    error = {of: blocks.std(0, ddof=1) / np.sqrt(count) for of, blocks in products.items()}
-    checks = [_optimal(case, seen, y)]
+    error = {of: blocks.std(0, ddof=1) / np.sqrt(_BLOCKS) for of, blocks in products.items()}
+    checks = [_optimal(case, samples)]
     for reduction in REDUCTIONS:
         scores: Scores = {}
         for of in products:
@@ -96,51 +93,27 @@ def _of_noise(case: Case, settings: Settings) -> list[Check]:
     return checks
 
 
-def decisions(case: Case, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """What single samples saw, as scores to be maximised, and decided: (samples, d) each."""
-    count = _BLOCKS * _BLOCK
-    layer = dpo.Perturbed(
-        case.oracle, noise=case.noise, epsilon=case.epsilon, num_samples=count,
-        variance_reduction="none",
-    )  # fmt: skip
-    theta = case.theta[0].astype(np.float32)
-    y = call(layer.samples, theta, seed=seed).reshape(count, -1).astype(np.float64)
-    return _sign(case) * case.theta[0].ravel() + case.epsilon * _noise(case, seed), y
-
-
-def _sign(case: Case) -> float:
-    return -1.0 if case.oracle.problem(case.theta.shape).minimises else 1.0
-
-
-def _noise(case: Case, seed: int) -> np.ndarray:
-    family = [f.name for f in FAMILIES].index(case.noise)
-    draws = Draws(family, (seed % 2**32, seed // 2**32), _BLOCKS * _BLOCK)
-    return Noise(draws, 1, case.theta[0].size, np.float32).z[:, 0].astype(np.float64)
-
-
-def _products(case: Case, seed: int, y: np.ndarray) -> dict[str, np.ndarray]:
+def _products(case: Case, samples: Samples) -> dict[str, np.ndarray]:
     """Means over blocks of samples of what the estimators estimate, (blocks, ...)."""
-    z = _noise(case, seed)
-    family = next(f for f in FAMILIES if f.name == case.noise)
-    sign, v, epsilon = _sign(case), case.direction, float(case.epsilon)
-    seen = sign * case.theta[0].ravel() + epsilon * z
-    centred, s = y - y[:_BLOCK].mean(0), family.score(z)
-    of_block = (lambda x: x.reshape(_BLOCKS, _BLOCK, *x.shape[1:])) if y.size else np.asarray
-    jacobian = sign * np.einsum("bmi,bmk->bik", of_block(centred), of_block(s)) / epsilon / _BLOCK
+    centre = samples.y[:_BLOCK].mean(0)
+    z, _, y = blocks = samples.in_blocks(_BLOCKS)
+    scale = sign_of(case) / float(case.epsilon) / _BLOCK
+    jacobian = scale * np.einsum("bmi,bmk->bik", y - centre, family_of(case.noise).score(z))
+    v = case.direction
     return {
-        "value": of_block(y).mean(1),
-        "max": of_block((y * seen).sum(1)).mean(1),
+        "value": y.mean(1),
+        "max": blocks.maximum.mean(1),
         "vjp": np.einsum("i,bik->bk", v, jacobian),
         "jvp": np.einsum("bik,k->bi", jacobian, v),
         "jacobian": jacobian,
     }
 
 
-def _optimal(case: Case, seen: np.ndarray, y: np.ndarray) -> Check:
+def _optimal(case: Case, samples: Samples) -> Check:
     """No sample would rather have the solution of another."""
-    solutions = np.unique(y, axis=0)[:256]
-    best = (seen[:4096] @ solutions.T).max(1)
-    taken = (seen[:4096] * y[:4096]).sum(1)
+    solutions = np.unique(samples.y, axis=0)[:256]
+    best = (samples.seen[:4096] @ solutions.T).max(1)
+    taken = samples.maximum[:4096]
     excess = ((best - taken) / np.maximum(1, np.abs(best))).max()
     return Check(
         f"Decisions are optimal, {SPELLED[case.noise]} noise",
@@ -179,7 +152,7 @@ def _honest(reduction: str, case: Case, settings: Settings) -> Check:
 
 def _loss(case: Case, settings: Settings) -> list[Check]:
     """With a fixed seed: a maximum of linear functions, whose slope is the solution."""
-    seed, sign = settings.seed_for("own loss"), _sign(case)
+    seed, sign = settings.seed_for("own loss"), sign_of(case)
     layer = dpo.Perturbed(case.oracle, noise="normal", epsilon=case.epsilon, num_samples=256)
     rng = np.random.default_rng(1)
     a, b = (case.theta[0] + 0.3 * rng.normal(size=(2, 64, *case.event))).astype(np.float32)

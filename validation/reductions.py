@@ -25,6 +25,7 @@ from ._estimators import (
 )
 from ._problems import ORACLES, small
 from ._results import Check, Figure, Section, Table
+from ._scores import Scores, zcheck
 from ._settings import Settings
 from ._statistics import (
     Z_THRESHOLD,
@@ -33,7 +34,6 @@ from ._statistics import (
     ratio_score,
     variance_scores,
 )
-from .oracles import Scores, zcheck
 
 _SAMPLES = 1024
 _COUNTS = 4 ** np.arange(2, 8)

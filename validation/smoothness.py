@@ -261,8 +261,9 @@ def _limit_tests(surface: Surface, theta: np.ndarray) -> Ratios:
 def _checks(tests: dict[Surface, Ratios]) -> list[Check]:
     checks = []
     for claim, (statement, threshold, relation) in CLAIMS.items():
-        worst = max if relation == "<=" else min
-        surface = worst(tests, key=lambda s, claim=claim: tests[s][claim])
+        sign = 1 if relation == "<=" else -1
+        values = {surface: sign * ratios[claim] for surface, ratios in tests.items()}
+        surface = max(values, key=values.__getitem__)
         checks.append(
             Check(
                 f"F_ε: {claim}",

@@ -16,9 +16,9 @@ from ._backend import current, running_on
 from ._estimators import NAMES, NOISES, SPELLED, Plan, from_library
 from ._problems import ORACLES, small
 from ._results import Check, Figure, Section
+from ._scores import zcheck
 from ._settings import Settings
 from ._statistics import SEEN
-from .oracles import zcheck
 
 _OUTPUTS = ("value", "max", "vjp")
 _REPLICATES = 64

@@ -31,8 +31,8 @@ from ._estimators import (
 )
 from ._problems import ORACLES, small
 from ._results import Check, Figure, Section
+from ._scores import Scores, zcheck
 from ._settings import Settings
-from .oracles import Scores, zcheck
 
 FAMILIES = {
     "derivative": "Derivative in ε",
