@@ -120,7 +120,8 @@ def _pathwise(settings: Settings) -> list[Check]:
     checks = []
     for name, statement, field, limit in claims:
         values = {oracle: float(getattr(own, field)) for oracle, own in slopes.items()}
-        worst, value = max(values.items(), key=lambda item: item[1])
+        worst = max(values, key=lambda oracle: np.nan_to_num(values[oracle], nan=np.inf))
+        value = values[worst]
         note = f"{len(slopes)} oracles; worst: {ORACLES[worst].lower()}"
         checks.append(Check(name, statement, value, limit, note=note))
     return checks

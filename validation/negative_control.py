@@ -23,7 +23,7 @@ from .unbiasedness import small_sample_scores
 
 
 def _shifted(case: Case, plan: Plan):
-    theta = case.theta + 0.01 * np.eye(case.theta.shape[-1])[0]
+    theta = case.theta + 0.0125 * np.eye(case.theta.shape[-1])[0]
     return from_library(dataclasses.replace(case, theta=theta), plan)
 
 
@@ -48,7 +48,7 @@ _ESTIMATOR_MUTANTS = (
         ("VJP", "JVP", "Jacobian", "few samples"),
     ),
     Mutant(
-        "0.01 added to one score before the argmax", _shifted, ("value", "VJP", "JVP", "Jacobian")
+        "0.0125 added to one score before the argmax", _shifted, ("value", "VJP", "JVP", "Jacobian")
     ),
     Mutant("noise scaled by 1.02", _louder, ("value", "maximum", "VJP", "JVP", "Jacobian")),
     Mutant(

@@ -262,7 +262,7 @@ def _checks(tests: dict[Surface, Ratios]) -> list[Check]:
     checks = []
     for claim, (statement, threshold, relation) in CLAIMS.items():
         sign = 1 if relation == "<=" else -1
-        values = {surface: sign * ratios[claim] for surface, ratios in tests.items()}
+        values = {s: np.nan_to_num(sign * ratios[claim], nan=np.inf) for s, ratios in tests.items()}
         surface = max(values, key=values.__getitem__)
         checks.append(
             Check(
