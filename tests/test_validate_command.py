@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -227,6 +229,26 @@ def test_commands(capsys):
     assert "dpo validate" in capsys.readouterr().out
     assert _cli.main(["dance"]) == 2
     assert "no command 'dance'" in capsys.readouterr().err
+
+
+def test_backends_move_what_the_library_is_handed(tmp_path, monkeypatch, reported):
+    """A CuPy that stays on the CPU: every array goes through it, and no verdict changes."""
+    moved = []
+    fake = types.ModuleType("cupy")
+    fake.asarray = lambda array: moved.append(array.shape) or array
+    fake.ndarray = type("ndarray", (), {})
+    fake.cuda = types.SimpleNamespace(
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
+    )
+    fake.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    status, results = run(tmp_path, "--quick", "--only", "loss", "--backend", "all")
+    assert status == 0
+    cpu, cuda, _ = results["sections"]
+    assert (cpu["backend"], cuda["backend"]) == ("cpu", "cuda")
+    assert cpu["checks"] == cuda["checks"]
+    assert len(moved) >= 4
+    assert "cuda 8 of 8" in (tmp_path / "index.html").read_text()
 
 
 # -------------------------------------------------------------------------------- oracles, clusters

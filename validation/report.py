@@ -150,7 +150,9 @@ def _heading(sections: list[Section], environment: dict[str, str]) -> str:
     failed = sum(not check.passed for check in checks)
     line = f"All {len(checks)} properties hold" if good else f"{failed} of {len(checks)} fail"
     killed, of = mutants(sections)
-    kills = f" {killed} of {of} deliberate mistakes were rejected." if of else ""
+    first = next((n for n, s in enumerate(sections) if mutants([s])[1]), 0)
+    kills = f"{killed} of {of} deliberate mistakes were rejected"
+    kills = f' <a href="#section-{first}">{kills}</a>.' if of else ""
     oracle = (
         f"<p>Tested: <b>{escape(environment['oracle'])}</b></p>" if "oracle" in environment else ""
     )
