@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib.machinery
 import importlib.util
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from dpo.validation import _parts, loss, report, study
 from dpo.validation._cluster import mapping
 from dpo.validation._command import main
 from dpo.validation._results import Check, Figure, Section, Skip, Table, from_plain
+from dpo.validation._run import Progress
 from dpo.validation._store import Store
 
 import dpo
@@ -173,6 +175,28 @@ def test_stored_sections_come_back_whole(tmp_path):
     assert list(tmp_path.iterdir()) == []
     assert from_plain(json.loads('{"title": "t", "intro": "", "checks": [], "figures": [], '
                                  '"tables": [], "skipped": []}')).passed  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    """Says that it is one."""
+
+    def isatty(self):
+        return True
+
+
+def test_progress_tells_the_time_left_at_the_pace_so_far():
+    terminal, dots = Terminal(), io.StringIO()
+    for stream in (terminal, dots):
+        progress = Progress([10.0, 30.0], stream)
+        progress.begin("first")
+        progress._start -= 5.0  # half as long as planned
+        progress.end("done", 10.0)
+        progress.begin("second")
+        progress.tick("words")
+        progress.end("done", 30.0)
+    assert "━━━─────────" in terminal.getvalue()
+    assert "0:15 left  words" in terminal.getvalue()
+    assert dots.getvalue().splitlines()[1].split() == ["second", ".", "0.0", "s", "done"]
 
 
 # ---------------------------------------------------------------------------------- what is missing
