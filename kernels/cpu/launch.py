@@ -85,8 +85,15 @@ def launch(
     try:
         return _fused(problem, call, weighting, solutions)
     except Interrupted:
-        error = failure.first(problem, call.theta, call.epsilon, draws, _solve_only)
+        error = first_failure(problem, call.theta, call.epsilon, draws)
     raise error
+
+
+def first_failure(
+    problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws
+) -> Exception:
+    """What to raise where a user's solver fails: see ``failure.py``."""
+    return failure.first(problem, theta, epsilon, draws, _solve_only)
 
 
 def _solve_only(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws) -> None:

@@ -20,83 +20,18 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-from ..user import ROW, SHARED, WORK, Argument, Solver
+from ..arguments import Toolbox, all_arguments
+from ..user import Solver
 from ._jit import source_stamp
 from .simd import LANES
 from .user_digest import digest
 
 _WORD = ir.IntType(64)
 _ADDRESS = types.int64
-_NUMBERS = {"float64": types.float64, "int64": types.int64}
 ROWS_ARITY = 11
 
 
-# --------------------------------------------------------------------------- arguments in memory
-
-
-def _word(builder, address, index: int):
-    """The ``index``-th word at an address."""
-    pointer = builder.inttoptr(address, _WORD.as_pointer())
-    return builder.load(builder.gep(pointer, [ir.Constant(_WORD, index)]))
-
-
-def _array_at(context, builder, array_type, address, layout, first: int):
-    """A C-contiguous array whose shape is words ``first ..`` of the layout."""
-    item = context.get_data_type(array_type.dtype)
-    size = ir.Constant(_WORD, array_type.dtype.bitwidth // 8)
-    shape = [_word(builder, layout, first + k) for k in range(array_type.ndim)]
-    strides = [size]
-    for length in shape[:0:-1]:
-        strides.insert(0, builder.mul(strides[0], length))
-    array = make_array(array_type)(context, builder)
-    populate_array(
-        array,
-        data=builder.inttoptr(address, item.as_pointer()),
-        shape=cgutils.pack_array(builder, shape),
-        strides=cgutils.pack_array(builder, strides),
-        itemsize=size,
-        meminfo=None,
-    )
-    return array._getvalue()
-
-
-def _argument_type(argument: Argument):
-    dtype = _NUMBERS[argument.dtype]
-    if argument.ndim == 0:
-        return dtype
-    return types.Array(dtype, argument.ndim, "C", readonly=argument.place != WORK)
-
-
-def _all_arguments(solver: Solver):
-    """``(scores, solution, shared, row, work, layout) -> tuple``, from addresses; and its types."""
-    event = [types.Array(dtype, solver.event_ndim, "C") for dtype in (types.float64, types.int32)]
-    kinds = [*event, *map(_argument_type, solver.arguments)]
-
-    @intrinsic
-    def all_arguments(typing_context, scores, solution, shared, row, work, layout):
-        def codegen(context, builder, sig, args):
-            *addresses, layout = args
-            values = [
-                _array_at(context, builder, kind, address, layout, 0)
-                for kind, address in zip(event, addresses[:2], strict=True)
-            ]
-            memory = dict(zip((SHARED, ROW, WORK), addresses[2:], strict=True))
-            at = solver.event_ndim
-            for argument, kind in zip(solver.arguments, kinds[2:], strict=True):
-                offset = builder.shl(_word(builder, layout, at), ir.Constant(_WORD, 3))
-                address = builder.add(memory[argument.place], offset)
-                if argument.ndim:
-                    value = _array_at(context, builder, kind, address, layout, at + 1)
-                else:
-                    item = context.get_data_type(kind)
-                    value = builder.load(builder.inttoptr(address, item.as_pointer()))
-                values.append(value)
-                at += 1 + argument.ndim
-            return context.make_tuple(builder, sig.return_type, values)
-
-        return types.Tuple(kinds)(*[_ADDRESS] * 6), codegen
-
-    return kinds, all_arguments
+_TOOLBOX = Toolbox(types, intrinsic, cgutils, make_array, populate_array)
 
 
 @intrinsic
@@ -127,7 +62,7 @@ def call_address(typing_context, address, arguments):
 # ------------------------------------------------------------------------------------ compilation
 
 
-def _rows(solve, all_arguments, lanes):
+def _rows(solve, arguments_at, lanes):
     """The compiled loop over samples, as a Python function."""
 
     def rows(scores, stride, solutions, width, count, which, shared, places, words, work, layout):
@@ -139,7 +74,7 @@ def _rows(solve, all_arguments, lanes):
         for m in range(count):
             row = places + 8 * words * word_at(which, m % lanes)
             here = scores + 8 * stride * m, solutions + 4 * width * m
-            arguments = all_arguments(here[0], here[1], shared, row, work, layout)
+            arguments = arguments_at(here[0], here[1], shared, row, work, layout)
             try:
                 solve(*arguments)
             except Exception:
@@ -181,10 +116,10 @@ _lock = threading.RLock()  # one compilation at a time, so that none is made twi
 @ft.cache
 def _compiled(solver: Solver, key: str | None) -> CFunc:
     """Machine code, made or loaded; it lives as long as the process."""
-    kinds, all_arguments = _all_arguments(solver)
+    kinds, arguments_at = all_arguments(_TOOLBOX, solver)
     settings: dict[str, Any] = dict(error_model="numpy", boundscheck=solver.check_bounds)
     solve = njit(**settings)(solver.function)
-    rows = _rows(solve, all_arguments, LANES)
+    rows = _rows(solve, arguments_at, LANES)
     signature = types.int64(*[types.int64] * ROWS_ARITY)
     code = CFunc(rows, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
     cache = _cache(rows, key) if key else None

@@ -25,6 +25,7 @@ from ..codes import (
     Problem,
 )
 from ..noise import TABULATED
+from ..user import Solver
 
 CHUNK, STRANDS = 256, 16
 """Of the fixed summation tree (``accumulate.cuh``)."""
@@ -55,6 +56,9 @@ class Device(Protocol):
 
     def function(self, file: str, kernel: str) -> Kernel:
         """A kernel by name and template arguments, to be called with (grid, block, arguments)."""
+
+    def linked(self, kernel: str, solver: Solver) -> Kernel:
+        """A kernel of ``user.cu`` with a user's function in it."""
 
 
 def quads(d: int) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 import cupy
 import numpy as np
 
-from . import sources
+from ..user import Solver
+from . import sources, user
 
 _NULL = np.uintp(0)
 
@@ -22,6 +23,24 @@ def _function(device: int, source: str, kernel: str) -> Any:
     return module.get_function(kernel)
 
 
+@ft.cache
+def _linked(device: int, kernel: str, solver: Solver) -> Any:
+    """A kernel on one GPU with a user's function in it."""
+    capability = cupy.cuda.Device(device).compute_capability  # "90", "120"
+    cubin, name = user.linked(solver, kernel, (int(capability[:-1]), int(capability[-1])))
+    module = cupy.cuda.function.Module()
+    module.load(cubin)
+    return module.get_function(name)
+
+
+def _launcher(compiled: Any) -> Any:
+    def launch(grid: tuple[int], block: tuple[int], arguments: Sequence[Any]) -> None:
+        # CuPy passes None as no argument at all, not as a null pointer.
+        compiled(grid, block, tuple(_NULL if a is None else a for a in arguments))
+
+    return launch
+
+
 class CupyDevice:
     """One GPU, the current one; launches go to CuPy's current stream."""
 
@@ -31,13 +50,10 @@ class CupyDevice:
         self.index = index
 
     def function(self, file: str, kernel: str) -> Any:
-        compiled = _function(self.index, sources.expanded(file), kernel)
+        return _launcher(_function(self.index, sources.expanded(file), kernel))
 
-        def launch(grid: tuple[int], block: tuple[int], arguments: Sequence[Any]) -> None:
-            # CuPy passes None as no argument at all, not as a null pointer.
-            compiled(grid, block, tuple(_NULL if a is None else a for a in arguments))
-
-        return launch
+    def linked(self, kernel: str, solver: Solver) -> Any:
+        return _launcher(_linked(self.index, kernel, solver))
 
 
 def current() -> CupyDevice:

@@ -31,6 +31,7 @@ from ..codes import (
     Problem,
 )
 from ..noise import GUMBEL
+from ..user import SolverError
 from . import solvers
 from .calls import MAX_THREADS, WARP, Array, Call, Device, quads, template
 
@@ -114,8 +115,33 @@ def launch(
         if argmax:
             _argmax(call, request, memo, plan or plan_for(call.rows, call.d, draws.num_samples))
         else:
-            solvers.solve(call, request, plan.threads if plan else None)
+            _solve(call, request, plan.threads if plan else None)
     return Sums(counts, totals)
+
+
+def _solve(call: Call, request: solvers.Request, threads: int | None) -> None:
+    try:
+        solvers.solve(call, request, threads)
+        return
+    except SolverError:
+        error = _first_failure(call)
+    raise error
+
+
+def _first_failure(call: Call) -> Exception:
+    """Where and why a user's solver failed, found on the CPU: the noise is the same."""
+    from ..cpu import launch as cpu
+
+    def host(array):
+        return array.get() if hasattr(array, "get") else np.asarray(array)
+
+    draws, seed = call.draws, call.draws.seed
+    if not isinstance(seed, tuple):
+        seed = tuple(int(word) for word in host(seed))
+    row_ids = None if draws.row_ids is None else host(draws.row_ids)
+    draws = draws._replace(seed=seed, row_ids=row_ids)
+    scale = np.abs(host(call.scale))
+    return cpu.first_failure(call.problem, host(call.theta), scale, draws)
 
 
 def new_memo(

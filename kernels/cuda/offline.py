@@ -26,7 +26,7 @@ from . import sources
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
 """Turing, Ampere (data centre, desktop), Hopper, Blackwell (data centre, desktop)."""
 
-_ADDED_BY_CUPY = ("-ftz=true", "--device-as-default-execution-space")
+ADDED_BY_CUPY = ("-ftz=true", "--device-as-default-execution-space")
 
 
 class Kernel(NamedTuple):
@@ -72,7 +72,7 @@ def compile_text(text: str, file: str, kernels: Sequence[str], architecture: str
     _, program = nvrtc.nvrtcCreateProgram(text.encode(), file.encode(), 0, [], [])
     for kernel in kernels:
         checked(nvrtc.nvrtcAddNameExpression(program, kernel.encode()))
-    options = [*sources.OPTIONS, *_ADDED_BY_CUPY, f"-arch={architecture}", "-Xptxas=-v"]
+    options = [*sources.OPTIONS, *ADDED_BY_CUPY, f"-arch={architecture}", "-Xptxas=-v"]
     checked(nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options]))
     seconds = time.perf_counter() - start
     names = {checked(nvrtc.nvrtcGetLoweredName(program, k.encode())).decode(): k for k in kernels}

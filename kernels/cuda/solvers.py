@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..codes import MAXIMUM, VALUE, VJP
+from ..user import BoundSolver, SolverError
+from . import user
 from .calls import CHUNK, MAX_THREADS, STRANDS, WARP, Array, Call, quads, template
 
 WORKSPACE_BYTES = 2**26
@@ -107,6 +109,9 @@ def _windows(call: Call):
 def _run(call: Call, wanted: Wanted, threads: int | None) -> None:
     """One launch of the solver's kernel."""
     xp, oracle, d = call.device.xp, call.problem.oracle, call.d
+    if call.problem.solver is not None:
+        _run_user(call, call.problem.solver, wanted)
+        return
     if oracle != "grid_path" and d <= _FEW_COORDINATES and call.num_samples >= _FEW_SAMPLES:
         _run_in_lanes(call, wanted)
         return
@@ -152,6 +157,32 @@ def _run_in_lanes(call: Call, wanted: Wanted) -> None:
         call.scores, *call.noise, *call.window, np.int64(call.rows), *wanted.arguments(call.pull),
         *options,
     )  # fmt: skip
+
+
+def _run_user(call: Call, bound: BoundSolver, wanted: Wanted) -> None:
+    """A thread a sample, as many as the workspace has room for; see ``user.cu``."""
+    xp, d = call.device.xp, call.d
+    room_of_thread = 8 * 4 * quads(d) + 4 * d + 8 * bound.work_words
+    warps = call.rows * -(-call.num_samples // WARP)
+    warps = max(1, min(warps, WORKSPACE_BYTES // (WARP * room_of_thread)))
+    threads = WARP * min(warps, user.THREADS // WARP)
+    blocks = -(-warps * WARP // threads)
+    every = blocks * threads
+    layout, shared = xp.asarray(bound.layout), xp.asarray(bound.shared)
+    place_words = 0 if call.places is None else call.places.shape[1]
+    failed = xp.zeros(1, np.int32)
+    call.device.linked(template("user", call.draw(call.noise_kind)), bound.solver)(
+        (blocks,), (threads,),
+        (
+            call.scores, *call.noise, *call.window, np.int64(call.rows),
+            *wanted.arguments(call.pull), layout, shared, call.places, np.int64(place_words),
+            np.int32(bound.low), np.int32(bound.high), xp.empty((every, 4 * quads(d)), np.float64),
+            xp.empty((every, d), np.int32), xp.empty((every, bound.work_words), np.int64),
+            np.int64(bound.work_words), failed,
+        ),
+    )  # fmt: skip
+    if bool(failed[0]):
+        raise SolverError
 
 
 def _halo_cells(call: Call) -> int:

@@ -72,6 +72,14 @@ class Simulator:
     def function(self, file: str, kernel: str) -> Function:
         return Function(self, kernel, _library(self.folder / file, kernel, self.sanitize))
 
+    def linked(self, kernel: str, solver) -> Function:
+        """A kernel of ``user.cu``, with the user's function as compiled for the CPU in it."""
+        from dpo.kernels.cpu import user_function
+
+        solve = ctypes.c_uint64.in_dll(_runtime(self.sanitize), "simt_solve")
+        solve.value = user_function.address(solver)
+        return self.function("user.cu", kernel)
+
 
 class Function:
     """One kernel, called as CuPy's are."""
