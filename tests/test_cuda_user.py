@@ -7,8 +7,12 @@ Numba-CUDA compiles the functions for GPUs, and nvJitLink joins them with the ke
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +77,48 @@ def test_kernels_link_for_every_architecture(on, architecture):
 def test_arrays_cannot_be_made_on_a_gpu(on):
     with pytest.raises(TypeError, match=r"oracle ranks cannot.*must be declared \(workspace"):
         user.device_function(user_oracles.ranks.problem((3,)).solver.solver, on("sm_90"))
+
+
+ON_NUMBAS_SIMULATOR = """
+import sys; sys.path.insert(0, "tests")
+import numpy as np, user_oracles
+from dpo.kernels import codes, reference, user
+from helpers import draws, temperatures
+from numba import cuda
+
+oracle, theta = user_oracles.fitting_interval(6, 1), np.linspace(-1, 1, 6)[None]
+problem = oracle.problem(theta.shape)
+expected = reference.Pass(problem, theta, temperatures(theta, 0.5), draws("normal", 40))
+bound, p = problem.solver, expected.p()[:, 0]
+solve = cuda.jit(device=True)(bound.solver.function)
+arguments = bound.argument_views(problem.places[0], np.zeros(bound.work_words, np.int64))
+
+@cuda.jit
+def kernel(p, room, total, sizes, length, least, solutions):
+    m = cuda.grid(1)
+    if m < len(p):
+        solve(p[m], solutions[m], room, total[m], sizes, length[m], least)
+
+room, total, sizes, length, least = arguments
+solutions = np.zeros(p.shape, np.int32)
+each = np.empty((40, 6)), sizes, np.empty((40, 6), np.int64)
+kernel[2, 32](p, room, *each, least, solutions)
+print((solutions == expected.solutions()[:, 0]).all(), solutions.sum() > 0)
+"""
+
+
+def test_a_thread_a_sample_in_numbas_own_simulator():
+    """The function called by a Numba-CUDA kernel, each thread with memory of its own."""
+    root = Path(__file__).parents[1]
+    out = subprocess.run(
+        [sys.executable, "-c", ON_NUMBAS_SIMULATOR],
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert out.stdout == "True True\n", out.stderr[-2000:]
 
 
 def test_failures_are_named():
