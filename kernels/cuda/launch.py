@@ -31,7 +31,7 @@ from ..codes import (
     Problem,
 )
 from ..noise import GUMBEL
-from ..user import SolverError
+from ..user import Interrupted
 from . import solvers
 from .calls import MAX_THREADS, WARP, Array, Call, Device, quads, template
 
@@ -123,7 +123,7 @@ def _solve(call: Call, request: solvers.Request, threads: int | None) -> None:
     try:
         solvers.solve(call, request, threads)
         return
-    except SolverError:
+    except Interrupted:
         error = _first_failure(call)
     raise error
 

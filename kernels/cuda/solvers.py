@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..codes import MAXIMUM, VALUE, VJP
-from ..user import BoundSolver, SolverError
+from ..user import BoundSolver, Interrupted
 from . import user
 from .calls import CHUNK, MAX_THREADS, STRANDS, WARP, Array, Call, quads, template
 
@@ -182,7 +182,7 @@ def _run_user(call: Call, bound: BoundSolver, wanted: Wanted) -> None:
         ),
     )  # fmt: skip
     if bool(failed[0]):
-        raise SolverError
+        raise Interrupted
 
 
 def _halo_cells(call: Call) -> int:
