@@ -18,7 +18,7 @@ import torch
 from . import _trees as trees
 from ._device import launching_on
 from ._losses import fenchel_young as _fenchel_young
-from ._torch import _Constant, _on_its_device, as_epsilon
+from ._torch import _Constant, _on_its_device, as_epsilon, once
 from ._torch import constant as _torch_constant
 
 if TYPE_CHECKING:
@@ -86,29 +86,11 @@ class _Value(torch.autograd.Function):
         product, by_theta, by_epsilon = None, None, None
         if ctx.needs_input_grad[0]:
             product = call.sampler.vjp(v, kept)[0]
-            by_theta = _Once.apply(theta, _restored(call, product, call.scores.shape))
+            by_theta = once(_restored(call, product, call.scores.shape), theta)
         if ctx.needs_input_grad[1]:
             slope = as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
-            by_epsilon = _Once.apply(epsilon, slope)
+            by_epsilon = once(slope, epsilon)
         return by_theta, by_epsilon, None
-
-
-class _Once(torch.autograd.Function):
-    """A gradient: under ``create_graph`` it belongs to the graph, but only by an error.
-
-    ``once_differentiable`` would not do: where the incoming gradient is a constant it lets the
-    gradient pass for one.
-    """
-
-    @staticmethod
-    def forward(ctx, x, gradient):
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        raise NotImplementedError(
-            "the perturbed function cannot be differentiated twice; max and loss of a maximizer can"
-        )
 
 
 class _Envelope(torch.autograd.Function):

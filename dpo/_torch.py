@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 
 from ._device import beside, is_host, launching_on, namespace
 from ._exact import Expectation
@@ -87,7 +86,6 @@ class _Value(torch.autograd.Function):
         return _value_vjp(ctx, gradient)
 
 
-@once_differentiable
 def _value_vjp(ctx, gradient):
     call, kept = ctx.call, ctx.kept
     rows = call.scores.rows
@@ -98,7 +96,31 @@ def _value_vjp(ctx, gradient):
         result = call.result(product, call.scores.shape)
     if ctx.needs_input_grad[1]:
         slope = as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
-    return result, slope, None
+    return *(once(x, *ctx.saved_tensors, gradient) for x in (result, slope)), None
+
+
+def once(gradient: torch.Tensor | None, *inputs: torch.Tensor | None) -> torch.Tensor | None:
+    """A gradient that under ``create_graph`` is tied to what it depends on, by an error.
+
+    ``once_differentiable`` would not do: where the incoming gradient is a constant it lets this one
+    pass for a constant.
+    """
+    if gradient is None or not torch.is_grad_enabled():
+        return gradient
+    return _Once.apply(gradient, *inputs)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gradient, *inputs):
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise NotImplementedError(
+            "a mean over samples cannot be differentiated twice; differentiate max or the loss, or "
+            "use method='exact' where there is one"
+        )
 
 
 class _Product(torch.autograd.Function):

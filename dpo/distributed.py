@@ -19,12 +19,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ._device import as_host, beside, launching_on
 from ._perturbed import Perturbed
 from ._seeds import as_place, as_seed
-from ._torch import to_array
+from ._torch import once, to_array
 
 
 def row_offset(rows: int, group: dist.ProcessGroup | None = None) -> int:
@@ -95,10 +94,10 @@ class _Sharded(torch.autograd.Function):
             mean = _sum(counts, theta, group) / layer.num_samples
             ctx.layer, ctx.call, ctx.group = layer, call, group
             ctx.kept, ctx.mean = own, mean
+            ctx.save_for_backward(theta)
             return call.result(mean, call.scores.shape)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
         """``sum_m <v, y_m - mean> s_m``, centred by the mean of all samples."""
         call, total = ctx.call, ctx.layer.num_samples
@@ -110,4 +109,5 @@ class _Sharded(torch.autograd.Function):
                 sampler = sampler._replace(centre=beside(ctx.mean, rows))
             part = sampler.vjp(v, ctx.kept)[0] * sampler.num_samples
             product = _sum(part, gradient, ctx.group) / (total - centred)
-            return call.result(product, call.scores.shape), None, None, None
+            result = call.result(product, call.scores.shape)
+            return once(result, *ctx.saved_tensors, gradient), None, None, None
