@@ -16,6 +16,7 @@ from scipy.integrate import quad_vec
 from scipy.special import expit, log_expit, log_ndtr, ndtr
 
 import dpo
+from dpo._seeds import Place
 
 NOISES = ("normal", "gumbel", "logistic")
 ORACLES = (dpo.Argmax(), dpo.TopK(2), dpo.TopK(4), dpo.Ranks())
@@ -507,7 +508,7 @@ def test_the_dual_of_gumbel_argmax_is_the_entropy(monkeypatch):
     y = np.array([[0.2, 0.5, 0.3], [0.01, 0.98, 0.01]])
     layer = exact(noise="gumbel", epsilon=np.array([0.5, 2.0]))
     closed = layer.loss(np.zeros((2, 3)), y)
-    whole = layer._prepare(np.zeros((2, 3)), None, "max")[0].whole
+    whole = layer._prepare(np.zeros((2, 3)), Place(), "max")[0].whole
     split = whole._replace(epsilon=np.repeat(whole.epsilon, 3, 1) * [1, 1 + 1e-12, 1])
     general = _dual.exact_offset(split, y)[0]
     expected = closed - layer.max(np.zeros((2, 3)))
@@ -523,7 +524,7 @@ def test_offsets_have_the_right_slope_in_epsilon(oracle, per_coordinate):
     rng = np.random.default_rng(10)
     epsilon = rng.uniform(0.5, 1.5, (4, 6 if per_coordinate else 1))
     layer = exact(oracle, "gumbel", epsilon=1.0)
-    whole = layer._prepare(targets, None, "max")[0].whole
+    whole = layer._prepare(targets, Place(), "max")[0].whole
     slope = _dual.exact_offset(whole._replace(epsilon=epsilon), targets)[1]
     h = 1e-5
     for i in range(epsilon.shape[1]):

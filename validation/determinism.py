@@ -16,7 +16,7 @@ from dpo.kernels.reference import Pass
 
 import dpo
 from dpo._engine import Sampler
-from dpo._seeds import Repeated
+from dpo._seeds import Place
 
 from . import _backend
 from ._estimators import OUTPUTS, REDUCTIONS, Case, layer_of
@@ -107,7 +107,7 @@ def _with_another_seed(layer, theta, of, seed):
 def _in_two_batches(layer, theta, of, seed):
     rows = np.arange(len(theta))
     parts = rows[:_SPLIT], rows[_SPLIT:]
-    return np.concatenate([_compute(layer, theta[p], of, Repeated(seed, p)) for p in parts])
+    return np.concatenate([_compute(layer, theta[p], of, Place(seed, rows=p)) for p in parts])
 
 
 def _in_torch(layer, theta, of, seed):
@@ -167,7 +167,7 @@ def _from_reference(seed: int) -> int:
     for oracle, noise in it.product(ORACLES, ("normal", "gumbel", "logistic")):
         case = small(oracle, noise)
         layer, theta = layer_of(case, 64, "loo"), _scores(case)
-        call, _ = layer._prepare(theta, seed, "value")
+        call, _ = layer._prepare(theta, Place(seed), "value")
         whole = call.sampler
         assert isinstance(whole, Sampler)
         reference = Pass(whole.problem, whole.theta, whole.epsilon, whole.draws)
