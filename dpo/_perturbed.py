@@ -194,9 +194,10 @@ class Perturbed:
             )
         if isinstance(self.num_samples, int):
             self._check_count(self.num_samples)
-        message = refusal(self.oracle, self.noise, self.perturbation)
-        if message and self.method == "exact":
-            raise ValueError(message)
+        if self.method == "exact":
+            message = refusal(self.oracle, self.noise, self.perturbation)
+            if message:
+                raise ValueError(message)
         if self.tolerance is not None:
             object.__setattr__(self, "tolerance", as_tolerance(self.tolerance))
             if self.method == "mc":

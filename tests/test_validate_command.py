@@ -106,7 +106,7 @@ def test_a_section_that_raises_is_a_broken_property(tmp_path, monkeypatch):
         (["--shape", "3"], "--shape is that of the scores of --oracle"),
         (["--oracle", "nothing"], "--oracle must be MODULE:NAME"),
         (["--oracle", "nowhere_at_all:oracle"], "there is no module 'nowhere_at_all'"),
-        (["--oracle", "dpo:oracle"], "module 'dpo' has no 'oracle'"),
+        (["--oracle", "dpo:no_such_oracle"], "module 'dpo' has no 'no_such_oracle'"),
         (["--oracle", "dpo:Argmax"], "did you forget the parentheses"),
         (["--compare", "here", "there"], "--compare needs two reports"),
     ],
