@@ -1,7 +1,8 @@
 """Every barrier of the CUDA kernels is needed, and the simulator sees when one is missing.
 
-The sources are copied without one ``__syncthreads();`` or ``__syncwarp();`` at a time: a launch
-that runs through there must then be reported as a race, or as a read of what nobody has written.
+The sources are copied without one ``__syncthreads();``, ``__syncwarp();`` or ``Team::sync();`` at a
+time: a launch that runs through there must then be reported as a race, or as a read of what nobody
+has written.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dpo.kernels.exact.codes import JACOBIAN, SECOND
 from dpo.kernels.noise import NORMAL
 from helpers import draws, grid, temperatures
 
-BARRIER = re.compile(r"__sync(threads|warp)\(\);")
+BARRIER = re.compile(r"(__sync(threads|warp)|Team::sync)\(\);")
 SOURCES = sorted(p for p in simt.KERNELS.iterdir() if p.suffix in (".cu", ".cuh"))
 BARRIERS = [(p.name, k) for p in SOURCES for k in range(len(BARRIER.findall(p.read_text())))]
 
@@ -29,9 +30,10 @@ LAUNCHES = {
     "top-2": (Problem("topk", (2,)), 130, "normal", cuda.Plan(64, 1)),
     "top-20": (Problem("topk", (20,)), 130, "normal", cuda.Plan(64, 1)),
     "ranks in lanes": (Problem("ranks"), 20, "normal", cuda.Plan(64, 1)),
-    "counted ranks": (Problem("ranks"), 50, "normal", cuda.Plan(64, 1)),
-    "sorted ranks": (Problem("ranks"), 130, "normal", cuda.Plan(64, 1)),
-    "paths": (grid(12, 12, 8, 2), 144, "normal", cuda.Plan(64, 1)),
+    "ranks by warps": (Problem("ranks"), 50, "normal", cuda.Plan(64, 1)),
+    "ranks by blocks": (Problem("ranks"), 130, "normal", cuda.Plan(64, 1)),
+    "paths by warps": (grid(12, 12, 8, 2), 144, "normal", cuda.Plan(64, 1)),
+    "paths by blocks": (grid(12, 17, 8, 2), 204, "normal", cuda.Plan(64, 1)),
 }
 EXACT = {"exact argmax": Problem(), "exact top-3": Problem("topk", (3,))}
 
@@ -71,8 +73,7 @@ def test_a_missing_barrier_is_seen(tmp_path, file, k):
     else:
         names = {
             "topk": ["top-2", "top-20"],
-            "ranks": ["sorted ranks"],
-            "grid_path": ["paths"],
+            "grid_path": ["paths by warps", "paths by blocks"],
             "exact_argmax": ["exact argmax"],
             "exact_topk": ["exact top-3"],
         }.get(file.removesuffix(".cu"), ["one thread a sample", "several warps a sample"])

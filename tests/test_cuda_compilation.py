@@ -40,20 +40,50 @@ REGISTERS = {
         "jacobian<{}, OneHot, true>": 240,
         "moments<{}, OneHot>": 160,
     },
-    "topk.cu": {"topk<{}, 1024>": 160, "topk<{}, 0>": 160, "topk_in_lanes<{}>": 96},
-    "ranks.cu": {"ranks<{}, 64>": 160, "ranks<{}, 1024>": 160, "ranks_in_lanes<{}>": 96},
-    "grid_path.cu": {"grid_path<{}, 1156>": 176, "grid_path<{}, 0>": 176},
+    "topk.cu": {
+        "topk<{}, OneWarp, 1024>": 255,
+        "topk<{}, WholeBlock, 0>": 176,
+        "topk_in_lanes<{}>": 96,
+    },
+    "ranks.cu": {
+        "ranks<{}, OneWarp, 1024>": 255,
+        "ranks<{}, WholeBlock, 0>": 176,
+        "ranks_in_lanes<{}>": 96,
+    },
+    "grid_path.cu": {
+        "grid_path<{}, OneWarp, 324>": 200,
+        "grid_path<{}, WholeBlock, 0>": 208,
+    },
 }
 """Kernels and how many registers their heaviest instance may use."""
 
-HOT_REGISTERS = {"decide": 64, "vjp": 64, "topk": 80, "ranks": 80, "grid_path": 80}
-"""With ``HOT`` noise: four (three) blocks of 256 threads then fit on a multiprocessor."""
+HOT_REGISTERS = {
+    "argmax.cu": {"decide<{}>": 64},
+    "accumulate.cu": {"vjp<{}, true>": 64},
+    "topk.cu": {
+        "topk<{}, OneWarp, 128>": 128,
+        "topk<{}, OneWarp, 1024>": 192,
+        "topk<{}, WholeBlock, 1024>": 80,
+    },
+    "ranks.cu": {
+        "ranks<{}, OneWarp, 128>": 128,
+        "ranks<{}, OneWarp, 512>": 128,
+        "ranks<{}, OneWarp, 1024>": 192,
+        "ranks<{}, WholeBlock, 1024>": 80,
+    },
+    "grid_path.cu": {"grid_path<{}, OneWarp, 324>": 96, "grid_path<{}, WholeBlock, 1156>": 80},
+}
+"""With ``HOT`` noise: several blocks then fit on a multiprocessor."""
+WIDE = "Draw<double, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>"
 LARGEST = [
-    "topk<Draw<float, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>, 4096>",
-    "ranks<Draw<float, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>, 2048>",
-    "grid_path<Draw<float, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>, 4356>",
-    "ranks<Draw<double, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>, 1024>",
-    "ranks_in_lanes<Draw<double, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>>",
+    f"topk<{HOT[4]}, WholeBlock, 4096>",
+    f"ranks<{HOT[4]}, WholeBlock, 4096>",
+    f"grid_path<{HOT[4]}, WholeBlock, 4356>",
+    f"grid_path<{HOT[4]}, OneWarp, 1156>",
+    f"ranks<{WIDE}, WholeBlock, 2048>",
+    f"ranks<{WIDE}, OneWarp, 1024>",
+    f"ranks_in_lanes<{WIDE}>",
+    f"grid_path<{WIDE}, OneWarp, 324>",
 ]
 """What needs the most shared memory."""
 
@@ -93,17 +123,14 @@ def test_nothing_is_spilled_by_exact_expectations(architecture, file):
 @pytest.mark.parametrize("file", REGISTERS)
 @pytest.mark.parametrize("architecture", offline.ARCHITECTURES)
 def test_nothing_is_spilled(architecture, file):
-    bounds = {}
-    for kernel, bound in REGISTERS[file].items():
-        bounds |= {kernel.format(draw): bound for draw in HEAVY}
-        hot = HOT_REGISTERS.get(kernel.partition("<")[0])
-        if hot:
-            bounds[kernel.format(HOT[4])] = hot
+    bounds = {k.format(draw): b for k, b in REGISTERS[file].items() for draw in HEAVY}
+    bounds |= {k.format(HOT[4]): b for k, b in HOT_REGISTERS[file].items()}
     compiled = offline.compile_kernels(file, list(bounds), architecture)
     seen = {kernel.name for kernel in compiled.kernels}
     assert seen >= set(bounds)
     for kernel in compiled.kernels:
-        assert kernel.spilled == 0, kernel
+        stack = 32 if kernel.name.startswith("perturbed_values") else 0  # picks one of a quad
+        assert kernel.spilled == 0 and kernel.stack <= stack, kernel
         assert kernel.registers <= bounds.get(kernel.name, 64), kernel
 
 

@@ -82,7 +82,7 @@ def samples(dtype, noise_, d, rows=0, epsilon=0.5, weighting=SCORE, fast="false"
     kernel = f"samples<{draw_type(dtype, family, kind, noise_.design, weighting, fast)}>"
     run(
         kernel, noise_.num_samples, np.array(noise_.seed, np.uint32),
-        calls.noise_data(noise_, dtype, np),
+        calls.noise_data(noise_, dtype),
         np.int32(digits), np.uint32(rows), np.int32(quads), np.int32(noise_.num_samples),
         dtype(epsilon), *out,
     )  # fmt: skip

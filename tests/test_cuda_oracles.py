@@ -86,25 +86,53 @@ def test_every_kind_of_temperature(name, dtype):
 
 SIZES = [
     ("top-1", 1000), ("top-half", 32), ("top-half", 33), ("top-half", 1025), ("top-half", 5000),
-    ("ranks", 32), ("ranks", 33), ("ranks", 65), ("ranks", 1000), ("ranks", 1025), ("ranks", 2049),
+    ("ranks", 32), ("ranks", 33), ("ranks", 128), ("ranks", 129), ("ranks", 1025), ("ranks", 2049),
+    ("ranks", 4097),
 ]  # fmt: skip
+
+
+def counts_of(problem, theta, noise):
+    """On the device and on the CPU."""
+    arguments = problem, theta, temperatures(theta, 0.5), noise
+    return launch(*arguments).counts, cpu.launch(*arguments).counts
 
 
 @pytest.mark.parametrize("name, d", SIZES)
 def test_sizes_on_either_side_of_every_limit(name, dtype, d):
     problem, theta = PROBLEMS[name](d), scores_for(name, 9, d, dtype)[[0, 1, 5, 8]]
-    noise = draws("normal", 150 if d <= 33 else 3)
-    arguments = problem, theta, temperatures(theta, 0.5), noise
-    np.testing.assert_array_equal(launch(*arguments).counts, cpu.launch(*arguments).counts)
+    np.testing.assert_array_equal(
+        *counts_of(problem, theta, draws("normal", 150 if d <= 33 else 3))
+    )
 
 
-@pytest.mark.parametrize("height, width", [(1, 1), (12, 12), (3, 60), (30, 30), (64, 64), (70, 70)])
+@pytest.fixture
+def many_samples(monkeypatch):
+    """As if any number of samples kept a GPU busy: a warp then solves whatever it can."""
+    monkeypatch.setattr(solvers, "_MANY", 1)
+
+
+@pytest.mark.parametrize("name", ["top-1", "top-half", "ranks"])
+@pytest.mark.parametrize("d", [129, 300, 1024])
+def test_what_warps_solve_where_samples_are_many(name, dtype, d, many_samples):
+    problem, theta = PROBLEMS[name](d), scores_for(name, 9, d, dtype)[[0, 1, 5, 8]]
+    np.testing.assert_array_equal(*counts_of(problem, theta, draws("normal", 3)))
+
+
+PATHS = [(1, 1), (12, 12), (3, 60), (16, 16), (30, 30), (64, 64), (70, 70)]
+
+
+@pytest.mark.parametrize("height, width", PATHS)
 @pytest.mark.parametrize("neighbors", [4, 8])
 def test_paths_of_every_size(height, width, neighbors, dtype):
     costs = scores_for("grid", 4, height * width, dtype)
     problem = grid(height, width, neighbors, len(costs))
-    arguments = problem, costs, temperatures(costs, 0.5), draws("gumbel", 2)
-    np.testing.assert_array_equal(launch(*arguments).counts, cpu.launch(*arguments).counts)
+    np.testing.assert_array_equal(*counts_of(problem, costs, draws("gumbel", 2)))
+
+
+def test_paths_of_many_large_grids(many_samples):
+    costs = scores_for("grid", 4, 1024, np.float32)
+    problem = grid(32, 32, 8, len(costs))
+    np.testing.assert_array_equal(*counts_of(problem, costs, draws("gumbel", 2)))
 
 
 def test_no_path_of_finite_cost_is_an_error():
@@ -116,15 +144,32 @@ def test_no_path_of_finite_cost_is_an_error():
 
 
 @pytest.mark.parametrize("name", ["top-half", "ranks", "grid-8"])
+@pytest.mark.parametrize("d", [40, 400])
 @pytest.mark.parametrize("threads", [32, 64, 256])
-def test_no_result_depends_on_the_plan_or_the_order_of_threads(name, threads):
-    problem, theta = PROBLEMS[name](130), scores_for(name, 4, 130, np.float32)
+def test_no_result_depends_on_the_plan_or_the_order_of_threads(name, d, threads):
+    """Of warps that share a block, and of blocks."""
+    problem, theta = PROBLEMS[name](d), scores_for(name, 4, d, np.float32)
     arguments = problem, theta, temperatures(theta, 0.5), draws("normal", 20)
-    v = np.random.default_rng(5).standard_normal((4, 130)).astype(np.float32)
+    v = np.random.default_rng(5).standard_normal((4, d)).astype(np.float32)
     plan = cuda.Plan(threads, 1)
     ours = launch(*arguments, VJP, seed=threads, plan=plan, direction=v, mean=v)
     np.testing.assert_array_equal(ours.totals, launch(*arguments, VJP, direction=v, mean=v).totals)
     assert (launch(*arguments, plan=plan).counts == launch(*arguments).counts).all()
+
+
+@pytest.mark.parametrize("name, d", [("ranks", 40), ("ranks", 140), ("grid-8", 40)])
+@pytest.mark.parametrize("design", ["iid", "antithetic"])
+def test_tasks_of_many_samples(name, d, design, monkeypatch):
+    """As when there are more samples than a GPU has room for."""
+    problem, theta = PROBLEMS[name](d), scores_for(name, 2, d, np.float32)
+    noise = draws("normal", 22, d, DESIGNS[design])
+    arguments = problem, theta, temperatures(theta, 0.5), noise
+    expected = launch(*arguments, squares=True)
+    weighed = launch(*arguments, VJP, direction=theta, mean=theta)
+    monkeypatch.setattr(solvers, "_TASKS", {"OneWarp": 2, "WholeBlock": 2})
+    np.testing.assert_array_equal(launch(*arguments, squares=True).counts, expected.counts)
+    again = launch(*arguments, VJP, direction=theta, mean=theta)
+    np.testing.assert_array_equal(again.totals, weighed.totals)
 
 
 def test_windows_of_solutions(monkeypatch):

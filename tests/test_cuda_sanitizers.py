@@ -32,6 +32,7 @@ def python(code):
         "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
         "ASAN_OPTIONS": "detect_leaks=0",
         "PYTHONMALLOC": "malloc",
+        "PYTHONPATH": str(TESTS.parent),  # this checkout, wherever another is installed
     }
     command = [sys.executable, "-c", code]
     return subprocess.run(

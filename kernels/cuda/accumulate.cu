@@ -26,13 +26,12 @@ __device__ inline void add_quad(double* strand, int q, int size, double lanes) {
 // weights: a, (rows, M).
 template <class Draw, bool SQUARES, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, Draw::min_blocks)
-    vjp(const Real* weights, const Real* scales, const u32* seed, const u32* directions, int digits,
-        const i64* row_ids, int d, i64 num_samples, u32 first_sample, int parts, int groups,
-        double* strands) {
+    vjp(Rows<Real> rows, const Real* weights, int parts, int groups, double* strands) {
     const Place place(parts, groups);
-    const int lane = threadIdx.x % WARP;
-    const auto noise = noise_of<Draw>(place.row, seed, directions, digits, row_ids);
-    const Scale<Draw> scale(scales, place.row, d);
+    const int d = rows.d, lane = threadIdx.x % WARP;
+    const i64 num_samples = rows.num_samples;
+    const auto noise = noise_of<Draw>(rows, place.row);
+    const Scale<Draw> scale(rows, place.row);
     const Real* a = weights + place.row * num_samples;
     double* strand = strands + (place.row * parts + place.part) * (SQUARES ? 2 : 1) * d;
     for (int q = place.first; q < quads_of(d); q += place.step) {
@@ -43,7 +42,7 @@ __global__ void __launch_bounds__(MAX_THREADS, Draw::min_blocks)
             Quad<Real> sums = {}, squares = {};
             for (i64 at = m + lane; at - lane < end; at += WARP) {
                 const Real weight = at < end ? a[at] : Real(0);
-                const Quad<Real> s = noise.scores(q, first_sample + u32(at), e);
+                const Quad<Real> s = noise.scores(q, rows.first_sample + u32(at), e);
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
                     sums[k] = bits::fma(weight, s[k], sums[k]);
@@ -64,22 +63,21 @@ __global__ void __launch_bounds__(MAX_THREADS, Draw::min_blocks)
 // products[b, m] = <s_m, t>, coordinates in order. A thread is a sample.
 template <class Draw, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, 1)
-    score_products(const Real* t, const Real* scales, const u32* seed, const u32* directions,
-                   int digits, const i64* row_ids, int d, i64 num_samples, u32 first_sample,
-                   int batches, Real* products) {
+    score_products(Rows<Real> rows, const Real* t, int batches, Real* products) {
+    const int d = rows.d;
     const i64 b = blockIdx.x / batches;
     const i64 m = i64(blockIdx.x % batches) * blockDim.x + threadIdx.x;
-    if (m >= num_samples) return;
-    const auto noise = noise_of<Draw>(b, seed, directions, digits, row_ids);
-    const Scale<Draw> scale(scales, b, d);
+    if (m >= rows.num_samples) return;
+    const auto noise = noise_of<Draw>(rows, b);
+    const Scale<Draw> scale(rows, b);
     Real product = 0;
-    for (int q = 0; q < quads_of(d); ++q) {
-        const Quad<Real> s = noise.scores(q, first_sample + u32(m), scale.quad(q));
+    for (int q = 0; q < rows.quads(); ++q) {
+        const Quad<Real> s = noise.scores(q, rows.first_sample + u32(m), scale.quad(q));
 #pragma unroll
         for (int k = 0; k < 4; ++k)
             if (4 * q + k < d) product = bits::fma(t[b * d + 4 * q + k], s[k], product);
     }
-    products[b * num_samples + m] = product;
+    products[b * rows.num_samples + m] = product;
 }
 
 // products: b, (rows, M). A warp is a coordinate; entry d is of y = 1.
@@ -120,15 +118,14 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
 // at i d + k.
 template <class Draw, class Solutions, bool SQUARES, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, 1)
-    jacobian(const int* solutions, const Real* scales, const u32* seed, const u32* directions,
-             int digits, const i64* row_ids, int d, i64 num_samples, u32 first_sample, Real pull,
-             int parts, int groups, double* strands) {
+    jacobian(Rows<Real> rows, const int* solutions, Real pull, int parts, int groups,
+             double* strands) {
     constexpr int SLOTS = SQUARES ? 3 : 1, STEPS = CHUNK / WARP;
     const Place place(parts, groups);
-    const int lane = threadIdx.x % WARP;
-    const i64 size = i64(d + 1) * d;
-    const auto noise = noise_of<Draw>(place.row, seed, directions, digits, row_ids);
-    const Scale<Draw> scale(scales, place.row, d);
+    const int d = rows.d, lane = threadIdx.x % WARP;
+    const i64 num_samples = rows.num_samples, size = i64(d + 1) * d;
+    const auto noise = noise_of<Draw>(rows, place.row);
+    const Scale<Draw> scale(rows, place.row);
     const Solutions y(solutions, place.row, num_samples, d);
     double* strand = strands + (place.row * parts + place.part) * SLOTS * size;
     for (int q = place.first; q < quads_of(d); q += place.step) {
@@ -140,7 +137,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
 #pragma unroll
             for (int step = 0; step < STEPS; ++step) {
                 const i64 at = m + step * WARP + lane;
-                s[step] = at < end ? noise.scores(q, first_sample + u32(at), e) : Quad<Real>{};
+                s[step] = at < end ? noise.scores(q, rows.first_sample + u32(at), e) : Quad<Real>{};
             }
             for (int i = 0; i <= d; ++i) {
                 Quad<Real> sums[3] = {};
@@ -172,27 +169,26 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     }
 }
 
-// scores: what prepare made. A warp is a quad.
+// rows.scores: what prepare made. A warp is a quad.
 template <class Draw, class Solutions, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, 1)
-    moments(const int* solutions, const Real* scores, const Real* scales, const u32* seed,
-            const u32* directions, int digits, const i64* row_ids, int d, i64 num_samples,
-            u32 first_sample, int parts, int groups, double* strands) {
+    moments(Rows<Real> rows, const int* solutions, int parts, int groups, double* strands) {
     const Place place(parts, groups);
-    const int lane = threadIdx.x % WARP, quads = quads_of(d);
-    const auto noise = noise_of<Draw>(place.row, seed, directions, digits, row_ids);
-    const Scale<Draw> scale(scales, place.row, d);
+    const int d = rows.d, lane = threadIdx.x % WARP;
+    const i64 num_samples = rows.num_samples;
+    const auto noise = noise_of<Draw>(rows, place.row);
+    const Scale<Draw> scale(rows, place.row);
     const Solutions y(solutions, place.row, num_samples, d);
-    const auto* theta = reinterpret_cast<const Quad<Real>*>(scores + place.row * 4 * quads);
+    const auto* theta = rows.quads_of_row(place.row);
     double* strand = strands + (place.row * parts + place.part) * 2 * d;
-    for (int q = place.first; q < quads; q += place.step) {
+    for (int q = place.first; q < rows.quads(); q += place.step) {
         const Quad<Real> e = scale.quad(q), scores_of_quad = theta[q];
         double total = 0, total_with_z = 0;
         for (i64 m = i64(place.part) * CHUNK; m < num_samples; m += i64(parts) * CHUNK) {
             const i64 end = min(m + CHUNK, num_samples);
             Quad<Real> first = {}, second = {};
             for (i64 at = m + lane; at - lane < end; at += WARP) {
-                const Quad<Real> z = noise.decision(q, first_sample + u32(at));
+                const Quad<Real> z = noise.decision(q, rows.first_sample + u32(at));
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
                     const bool exists = at < end && 4 * q + k < d;

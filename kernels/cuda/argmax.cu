@@ -62,23 +62,22 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
 // most MAX_THREADS.
 template <class Draw, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, Draw::min_blocks)
-    decide(const Real* scores, const Real* scales, const u32* seed, const u32* directions,
-           int digits, const i64* row_ids, int d, i64 num_samples, u32 first_sample, int batch,
-           int batches, int team, int squares, int* decided, i64* counts) {
+    decide(Rows<Real> rows, int batch, int batches, int team, int squares, int* decided,
+           i64* counts) {
     __shared__ int winners[MAX_THREADS];
     __shared__ int histogram[COUNTED_IN_SHARED];
     __shared__ Best<Real> best_of_warp[MAX_THREADS / WARP];
     const i64 b = blockIdx.x / batches;
     const i64 begin = i64(blockIdx.x % batches) * batch;
-    const int count = int(min(i64(batch), num_samples - begin));
-    const int quads = quads_of(d), teams = blockDim.x / team;
-    const auto noise = noise_of<Draw>(b, seed, directions, digits, row_ids);
-    const Scale<Draw> scale(scales, b, d);
+    const int d = rows.d, count = int(min(i64(batch), rows.num_samples - begin));
+    const int quads = rows.quads(), teams = blockDim.x / team;
+    const auto noise = noise_of<Draw>(rows, b);
+    const Scale<Draw> scale(rows, b);
     for (int first = 0; first < count; first += teams) {
         // The last teams may have no sample: they repeat the last one, since all must meet.
         const int j = first + int(threadIdx.x) / team;
-        const u32 sample = first_sample + u32(begin) + min(j, count - 1);
-        Best<Real> best = best_of_quads(noise, scores + b * 4 * quads, scale, quads,
+        const u32 sample = rows.first_sample + u32(begin) + min(j, count - 1);
+        Best<Real> best = best_of_quads(noise, rows.quads_of_row(b), scale, quads,
                                         threadIdx.x % team, team, sample);
         best = best_of_team(best, team, best_of_warp);
         if (threadIdx.x % team == 0 && j < count) winners[j] = best.index;
@@ -91,7 +90,7 @@ __global__ void __launch_bounds__(MAX_THREADS, Draw::min_blocks)
     u64* counts_of_row = reinterpret_cast<u64*>(counts) + b * (squares ? 2 : 1) * d;
     for (int j = threadIdx.x; j < count; j += blockDim.x) {
         const int winner = winners[j];
-        if (decided) decided[b * num_samples + begin + j] = winner;
+        if (decided) decided[b * rows.num_samples + begin + j] = winner;
         if (in_shared) {
             atomicAdd(&histogram[winner], 1);
         } else {
@@ -153,17 +152,16 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
 // values[b, m] = what sample m sees of its winner. A thread is a sample.
 template <class Draw, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, 1)
-    perturbed_values(const int* decided, const Real* theta, const Real* scales, const u32* seed,
-                     const u32* directions, int digits, const i64* row_ids, int d, i64 num_samples,
-                     u32 first_sample, int batches, double* values) {
+    perturbed_values(Rows<Real> rows, const int* decided, const Real* theta, int batches,
+                     double* values) {
     const i64 b = blockIdx.x / batches;
     const i64 m = i64(blockIdx.x % batches) * blockDim.x + threadIdx.x;
-    if (m >= num_samples) return;
-    const int winner = decided[b * num_samples + m];
-    const auto noise = noise_of<Draw>(b, seed, directions, digits, row_ids);
-    const Real z = noise.quantile_at(winner, first_sample + u32(m));
-    const Scale<Draw> scale(scales, b, d);
-    values[b * num_samples + m] = perturbed<Draw>(theta[b * d + winner], scale.at(winner), z);
+    if (m >= rows.num_samples) return;
+    const i64 at = b * rows.num_samples + m;
+    const int winner = decided[at];
+    const Real z = noise_of<Draw>(rows, b).quantile_at(winner, rows.first_sample + u32(m));
+    const Real e = Scale<Draw>(rows, b).at(winner);
+    values[at] = perturbed<Draw>(theta[b * rows.d + winner], e, z);
 }
 
 // solutions[b, m, i] = 1 where i won. A thread is an entry.

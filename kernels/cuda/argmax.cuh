@@ -20,12 +20,12 @@ struct Best {
 
 // A thread's part: quads first, first + step, ... of what the sample sees.
 template <class Draw, class Real = typename Draw::Real>
-__device__ inline Best<Real> best_of_quads(const Noise<Draw>& noise, const Real* scores,
+__device__ inline Best<Real> best_of_quads(const Noise<Draw>& noise, const Quad<Real>* scores,
                                            const Scale<Draw>& scale, int quads, int first, int step,
                                            u32 sample) {
     // Indices rise, so of equal values the first stays.
     Best<Real> best = {-bits::infinity<Real>(), 0};
-    const auto* of_quad = reinterpret_cast<const Quad<Real>*>(scores) + first;
+    const auto* of_quad = scores + first;
 #pragma unroll 2
     for (int q = first; q < quads; q += step) {
         const Quad<Real> z = noise.decision(q, sample);

@@ -6,6 +6,7 @@ Kernels write what they are given; nothing here waits for the device.
 from __future__ import annotations
 
 import copy
+import functools as ft
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -48,14 +49,38 @@ Array = Any
 Kernel = Callable[[tuple[int], tuple[int], Sequence[Any]], None]
 
 
+class Record(tuple):
+    """Arguments that a kernel takes as one struct: its fields in order, None for a null pointer."""
+
+    def packed(self, address: Callable[[Array], int]) -> np.ndarray:
+        """The struct's bytes, laid out as C++ does; ``address`` is that of an array."""
+        fields = tuple(x if isinstance(x, np.generic) else _pointer(x, address) for x in self)
+        return np.array(fields, _layout(tuple(x.dtype.str for x in fields)))
+
+
+def _pointer(array: Array | None, address: Callable[[Array], int]) -> np.uintp:
+    return np.uintp(0 if array is None else address(array))
+
+
+@ft.lru_cache
+def _layout(types: tuple[str, ...]) -> np.dtype:
+    return np.dtype([(f"field{k}", t) for k, t in enumerate(types)], align=True)
+
+
 class Device(Protocol):
     """What launches need of a device: ``device.py`` is CuPy's, the tests have a simulated one."""
 
     xp: Any
     """The array module: ``empty``, ``zeros``, ``full``, ``arange``, ``asarray``, ..."""
 
+    def constant(self, values: np.ndarray) -> Array:
+        """An array that kernels read, copied to the device at its first use only, and kept."""
+
     def function(self, file: str, kernel: str) -> Kernel:
-        """A kernel by name and template arguments, to be called with (grid, block, arguments)."""
+        """A kernel by name and template arguments, to be called with (grid, block, arguments).
+
+        An argument is an array, None for a null pointer, a NumPy scalar, or a ``Record``.
+        """
 
     def linked(self, kernel: str, solver: Solver) -> Kernel:
         """A kernel of ``user.cu`` with a user's function in it."""
@@ -72,14 +97,14 @@ def template(name: str, *arguments: Any) -> str:
     return f"{name}<{', '.join(spelled)}>"
 
 
-def noise_data(draws: Draws, dtype: type, xp: Any) -> Array | None:
+def noise_data(draws: Draws, dtype: type) -> np.ndarray | None:
     """What noise reads from memory: the table of a family, then the numbers of Sobol' points."""
     data = []
     if not isinstance(draws.family, int):
         data.append(draws.family.table(dtype).reshape(-1).view(np.uint32))
     if draws.directions is not None:
         data.append(draws.directions.reshape(-1))
-    return xp.asarray(np.concatenate(data)) if data else None
+    return np.concatenate(data) if data else None
 
 
 class Call:
@@ -112,13 +137,14 @@ class Call:
         pulls = self.paired and draws.num_samples > 2
         self.pull = self.dtype(1 / (draws.num_samples - 2) if pulls else 0)
         self.parts = min(STRANDS, -(-draws.num_samples // CHUNK))
-        self.seed = draws.seed
-        if isinstance(self.seed, tuple):
-            self.seed = xp.asarray(np.array(self.seed, np.uint32))
+        host_seed = isinstance(draws.seed, tuple)
+        self.seed = None if host_seed else draws.seed
+        self.seed_words = tuple(map(np.uint32, draws.seed if host_seed else (0, 0)))
         self.row_ids = None if draws.row_ids is None else xp.asarray(draws.row_ids, np.int64)
         places = problem.places
         self.places = None if places is None else xp.asarray(places, np.int64)
-        self.directions = noise_data(draws, self.dtype, xp)
+        data = noise_data(draws, self.dtype)
+        self.noise_data = None if data is None else device.constant(data)
         self.digits = 0 if draws.directions is None else draws.directions.shape[1]
 
     def part(self, first_row: int, rows: int, first: int, num_samples: int) -> Call:
@@ -139,13 +165,19 @@ class Call:
         return part
 
     @property
-    def noise(self) -> tuple[Any, ...]:
-        """Temperatures, the key, tables and Sobol' points, and the names of rows."""
-        return self.padded_scale, self.seed, self.directions, np.int32(self.digits), self.row_ids
+    def record(self) -> Record:
+        """``Rows`` of ``row.cuh``."""
+        sizes = np.int64(self.rows), np.int64(self.num_samples), np.uint32(self.first_sample)
+        return Record(
+            (
+                self.scores, self.padded_scale, self.seed, self.noise_data, self.row_ids,
+                *self.seed_words, *sizes, np.int32(self.d), np.int32(self.digits),
+            )
+        )  # fmt: skip
 
     @property
-    def window(self) -> tuple[Any, ...]:
-        return np.int32(self.d), np.int64(self.num_samples), np.uint32(self.first_sample)
+    def sizes(self) -> tuple[Any, ...]:
+        return np.int32(self.d), np.int64(self.num_samples)
 
     def draw(self, kind: int) -> str:
         """The noise as a C++ type."""
@@ -227,7 +259,7 @@ class Call:
 
     def add_vjp(self, weights: Array, squares: bool, strands: Array) -> None:
         kernel = template("vjp", self.draw(self.noise_kind), squares)
-        self.by_warp(kernel, quads(self.d), strands, weights, *self.noise, *self.window)
+        self.by_warp(kernel, quads(self.d), strands, self.record, weights)
 
     def add_maximum(self, values: Array, strands: Array) -> None:
         warps = MAX_THREADS // WARP
@@ -247,18 +279,17 @@ class Call:
     ) -> None:
         """JVP, JACOBIAN or MOMENTS of solutions, "OneHot" or "Dense"."""
         draw = self.draw(self.noise_kind)
-        noise = *self.noise, *self.window
         if operation == JVP:
             xp = self.device.xp
             products = xp.empty((self.rows, self.num_samples), self.dtype)
             t = xp.ascontiguousarray(direction)
-            self.by_sample(template("score_products", draw), products, t, *noise)
+            self.by_sample(template("score_products", draw), products, self.record, t)
             kernel = template("jvp", self.real, form, self.paired, squares)
-            given = solutions, products, *self.window[:2], self.pull
+            given = solutions, products, *self.sizes, self.pull
             self.by_warp(kernel, self.d + 1, strands, *given)
         elif operation == JACOBIAN:
             kernel = template("jacobian", draw, form, squares)
-            self.by_warp(kernel, quads(self.d), strands, solutions, *noise, self.pull)
+            self.by_warp(kernel, quads(self.d), strands, self.record, solutions, self.pull)
         else:
             kernel = template("moments", draw, form)
-            self.by_warp(kernel, quads(self.d), strands, solutions, self.scores, *noise)
+            self.by_warp(kernel, quads(self.d), strands, self.record, solutions)

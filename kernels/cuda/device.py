@@ -12,6 +12,7 @@ import numpy as np
 
 from ..user import Solver
 from . import sources, user
+from .calls import Record
 
 _NULL = np.uintp(0)
 
@@ -33,12 +34,10 @@ def _linked(device: int, kernel: str, solver: Solver) -> Any:
     return module.get_function(name)
 
 
-def _launcher(compiled: Any) -> Any:
-    def launch(grid: tuple[int], block: tuple[int], arguments: Sequence[Any]) -> None:
-        # CuPy passes None as no argument at all, not as a null pointer.
-        compiled(grid, block, tuple(_NULL if a is None else a for a in arguments))
-
-    return launch
+@ft.cache
+def _constant(device: int, content: bytes, dtype: str, shape: tuple[int, ...]) -> Any:
+    """Never let go of: a captured graph may read it."""
+    return cupy.asarray(np.frombuffer(content, dtype).reshape(shape))
 
 
 class CupyDevice:
@@ -49,11 +48,32 @@ class CupyDevice:
     def __init__(self, index: int):
         self.index = index
 
+    def constant(self, values: np.ndarray) -> Any:
+        return _constant(self.index, values.tobytes(), values.dtype.str, values.shape)
+
     def function(self, file: str, kernel: str) -> Any:
         return _launcher(_function(self.index, sources.expanded(file), kernel))
 
     def linked(self, kernel: str, solver: Solver) -> Any:
         return _launcher(_linked(self.index, kernel, solver))
+
+
+def _launcher(compiled: Any) -> Any:
+    def launch(grid: tuple[int], block: tuple[int], arguments: Sequence[Any]) -> None:
+        compiled(grid, block, tuple(map(_argument, arguments)))
+
+    return launch
+
+
+def _argument(x: Any) -> Any:
+    """As CuPy takes it: None would be no argument at all, and a struct is an array of NumPy's."""
+    if isinstance(x, Record):
+        return x.packed(_address)
+    return _NULL if x is None else x
+
+
+def _address(array: Any) -> int:
+    return array.data.ptr
 
 
 def current() -> CupyDevice:

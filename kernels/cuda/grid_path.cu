@@ -6,7 +6,13 @@
 // Relaxation. Distances have a halo of +inf. Cells have one of four colours, the parities of row
 // and column, so that no neighbours share one: a colour is relaxed in place by all threads at once,
 // with no race, until a round changes nothing. Sums are associated along the path and rounding is
-// monotone, so the fixed point is Dijkstra's to the last bit, in any order.
+// monotone, so the fixed point is Dijkstra's to the last bit, in any order. Rounds, on average, of
+// 12 x 12, 18 x 18 and 30 x 30 cells: 9, 14 and 23. A warm start, from what the tree of the
+// unperturbed paths costs under this sample's noise, saves two of them (four steps each), but the
+// tree is 13 to 45 levels deep, and levels must follow one another, for the sums' association.
+//
+// Teams. A grid is a warp where grids are small, or many: several share a block, none waits for
+// another. Else a block.
 //
 // Path. From the target back to the first neighbour u in row-major order that explains D(v) = D(u)
 // + w(v) with D(u) < D(v), eight lanes looking at eight neighbours. Where only a neighbour of equal
@@ -14,8 +20,6 @@
 //
 // solve.cuh has the mapping, the memory and what is deterministic.
 #include "solve.cuh"
-
-constexpr int MAX_THREADS = 256;
 
 template <class Real>
 struct Grid {
@@ -55,15 +59,35 @@ struct Grid {
     }
 };
 
+// A thread's cells among those with columns of one parity: row and column of the first, counted
+// within the colour, and how far the next is. No division in the loops.
+struct Deal {
+    int columns, row, column, rows_on, columns_on;
+
+    __device__ Deal(int columns_, int thread, int threads)
+        : columns(max(columns_, 1)),
+          row(thread / columns),
+          column(thread % columns),
+          rows_on(threads / columns),
+          columns_on(threads % columns) {}
+    __device__ void advance() {
+        row += rows_on;
+        column += columns_on;
+        if (column >= columns) {
+            column -= columns;
+            ++row;
+        }
+    }
+};
+
 // Relax the cells of one colour; whether this thread's distances fell.
 template <class Real>
-__device__ inline bool relax_colour(const Grid<Real>& grid, int colour) {
+__device__ inline bool relax_colour(const Grid<Real>& grid, int colour, Deal at) {
     const int first_row = colour / 2, first_column = colour % 2, stride = grid.stride();
-    const int columns = (grid.width - first_column + 1) / 2;
-    const int rows = (grid.height - first_row + 1) / 2;
+    const int rows = first_column < grid.width ? (grid.height - first_row + 1) / 2 : 0;
     bool fell = false;
-    for (int i = threadIdx.x; i < rows * columns; i += blockDim.x) {
-        const int row = first_row + 2 * (i / columns), column = first_column + 2 * (i % columns);
+    for (; at.row < rows; at.advance()) {
+        const int row = first_row + 2 * at.row, column = first_column + 2 * at.column;
         Real* here = grid.distance + (row + 1) * stride + column + 1;
         Real best = min(min(here[-stride], here[stride]), min(here[-1], here[1]));
         if (grid.diagonal) {
@@ -80,19 +104,21 @@ __device__ inline bool relax_colour(const Grid<Real>& grid, int colour) {
 }
 
 // Distances from the source.
-template <class Real>
+template <class Team, class Real>
 __device__ inline void relax(const Grid<Real>& grid, int source) {
-    for (int i = threadIdx.x; i < (grid.height + 2) * grid.stride(); i += blockDim.x)
+    for (int i = Team::thread(); i < (grid.height + 2) * grid.stride(); i += Team::threads())
         grid.distance[i] = i == grid.inner(source) ? grid.cost(source) : bits::infinity<Real>();
-    __syncthreads();
-    int fell = 1;
+    const Deal even((grid.width + 1) / 2, Team::thread(), Team::threads());
+    const Deal odd(grid.width / 2, Team::thread(), Team::threads());
+    Team::sync();
+    bool fell = true;
     while (fell) {
-        fell = 0;
+        fell = false;
         for (int colour = 0; colour < 4; ++colour) {
-            fell |= relax_colour(grid, colour);
-            if (colour < 3) __syncthreads();
+            fell |= relax_colour(grid, colour, colour % 2 ? odd : even);
+            if (colour < 3) Team::sync();
         }
-        fell = __syncthreads_or(fell);
+        fell = Team::any(fell);
     }
 }
 
@@ -146,32 +172,37 @@ __device__ inline void walk(const Grid<Real>& grid, int source, int target, int*
     }
 }
 
-// CAPACITY: cells of shared memory, halo included; 0 to use `seen`, (blocks, 4 quads), and
-// `distances`, (blocks, (height + 2) (width + 2)). places: source and target, (rows, 2). scratch:
-// (blocks, 2 d), -1. failed: set to 1 where there is no path of finite cost.
-template <class Draw, int CAPACITY, class Real = typename Draw::Real>
-__global__ void __launch_bounds__(MAX_THREADS, SOLVING_BLOCKS<Draw>)
-    grid_path(const Real* scores, const Real* scales, const u32* seed, const u32* directions,
-              int digits, const i64* row_ids, int d, i64 num_samples, u32 first_sample, i64 rows,
-              int batch, i64* counts, int squares, const Real* v, const Real* mean, Real pull,
-              Real* weights, double* values, int* solutions, int* workspace, i64* sums, Real* seen,
-              int height, int width, int neighbours, Real least, const i64* places, Real* distances,
-              int* scratch, int* failed) {
-    alignas(16) __shared__ Real p_of_block[CAPACITY > 0 ? CAPACITY : 4];
-    __shared__ Real distance_of_block[CAPACITY > 0 ? CAPACITY : 1];
-    Real* p = CAPACITY > 0 ? p_of_block : seen + i64(blockIdx.x) * 4 * quads_of(d);
-    Real* distance =
-        CAPACITY > 0 ? distance_of_block : distances + i64(blockIdx.x) * (height + 2) * (width + 2);
-    int* queue = scratch + i64(blockIdx.x) * 2 * d;
+// Which grids: their shape, and what a launch needs for their paths. Fields are in the order of
+// solvers.py.
+template <class Real>
+struct Grids {
+    const i64* places;  // source and target, (rows, 2)
+    Real* distances;    // where shared memory is too small: (teams, (height + 2) (width + 2))
+    int* scratch;       // (teams, 2 d), -1
+    int height, width, neighbours;
+    Real least;
+};
+
+// CAPACITY: cells of shared memory, halo included; or 0. `failed` is set to 1 where there is no
+// path of finite cost.
+template <class Draw, class Team, int CAPACITY, class Real = typename Draw::Real>
+__global__ void __launch_bounds__(Team::MAX_THREADS, SOLVING_BLOCKS<Draw, Team>)
+    grid_path(Rows<Real> rows, Wanted<Real> wanted, Workspace<Real> workspace, Grids<Real> grids,
+              int* failed) {
+    constexpr bool SHARED = CAPACITY > 0;
+    alignas(16) __shared__ Real p[Team::TEAMS_OF_BLOCK][SHARED ? CAPACITY : 1];
+    __shared__ Real distances[Team::TEAMS_OF_BLOCK][SHARED ? CAPACITY : 1];
+    const int height = grids.height, width = grids.width;
+    Real* distance = SHARED ? distances[Team::in_block()]
+                            : grids.distances + Team::index() * (height + 2) * (width + 2);
+    int* queue = grids.scratch + Team::index() * 2 * rows.d;
     const auto solve = [&](const Real* p, int* y, i64 b) {
-        const Grid<Real> grid = {height, width, neighbours == 8, least, p, distance};
-        const int source = int(places[2 * b]), target = int(places[2 * b + 1]);
-        for (int i = threadIdx.x; i < d; i += blockDim.x) y[i] = 0;
-        relax(grid, source);
-        if (threadIdx.x < WARP) walk(grid, source, target, queue, queue + d, y, failed);
+        const Grid<Real> grid = {height, width, grids.neighbours == 8, grids.least, p, distance};
+        const int source = int(grids.places[2 * b]), target = int(grids.places[2 * b + 1]);
+        for (int i = Team::thread(); i < rows.d; i += Team::threads()) y[i] = 0;
+        relax<Team>(grid, source);
+        if (Team::thread() < WARP) walk(grid, source, target, queue, queue + rows.d, y, failed);
     };
-    solve_samples<Draw>({d, rows, num_samples, first_sample, batch}, scores, scales, seed,
-                        directions, digits, row_ids,
-                        {counts, squares, v, mean, pull, weights, values, solutions}, p, workspace,
-                        sums, solve);
+    Real* mine = SHARED ? p[Team::in_block()] : nullptr;
+    solve_samples<Draw, Team>(rows, wanted, workspace, mine, solve);
 }

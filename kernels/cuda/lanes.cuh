@@ -28,20 +28,18 @@ __device__ inline int beaten(const Columns<Real>& columns, int d, int i) {
 
 // `solve(i)` is y_i of the calling thread's sample, whose p_j is columns.p[j][threadIdx.x].
 template <class Draw, class Solve, class Real = typename Draw::Real>
-__device__ inline void solve_in_lanes(const Samples& samples, const Real* scores,
-                                      const Real* scales, const u32* seed, const u32* directions,
-                                      int digits, const i64* row_ids, const Wanted<Draw>& wanted,
+__device__ inline void solve_in_lanes(const Rows<Real>& rows, const Wanted<Real>& wanted,
                                       Columns<Real>& columns, Solve solve) {
-    const int d = samples.d, column = threadIdx.x, lane = threadIdx.x % WARP;
-    const i64 batches = (samples.num_samples + blockDim.x - 1) / blockDim.x;
+    const int d = rows.d, column = threadIdx.x, lane = threadIdx.x % WARP;
+    const i64 batches = (rows.num_samples + blockDim.x - 1) / blockDim.x;
     const i64 b = blockIdx.x / batches, m = blockIdx.x % batches * blockDim.x + column;
-    const i64 at = b * samples.num_samples + m;
-    const bool exists = m < samples.num_samples;
-    const auto noise = noise_of<Draw>(b, seed, directions, digits, row_ids);
-    const Scale<Draw> scale(scales, b, d);
-    const auto* theta = reinterpret_cast<const Quad<Real>*>(scores + b * 4 * quads_of(d));
-    for (int q = 0; q < quads_of(d); ++q) {
-        const Quad<Real> z = noise.decision(q, samples.first_sample + u32(m));
+    const i64 at = b * rows.num_samples + m;
+    const bool exists = m < rows.num_samples;
+    const auto noise = noise_of<Draw>(rows, b);
+    const Scale<Draw> scale(rows, b);
+    const auto* theta = rows.quads_of_row(b);
+    for (int q = 0; q < rows.quads(); ++q) {
+        const Quad<Real> z = noise.decision(q, rows.first_sample + u32(m));
         const Quad<Real> x = theta[q], e = scale.quad(q);
 #pragma unroll
         for (int k = 0; k < 4; ++k)

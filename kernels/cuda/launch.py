@@ -8,9 +8,11 @@ sums where its docstring says so.
 partial sums, (rows, 16, size) float64 where M > 256; ``solvers.py`` adds at most 128 MB, or one
 row's 4096 solutions. Nothing of size rows x M x d.
 
-**Graphs.** ``draws.seed`` may be a device array of two uint32: kernels read it when they run, so a
-captured launch can be replayed with other noise. (Allocate from a pool that capture allows.) Paths
-wait for the device, to tell when there is none; nothing else does.
+**Graphs.** A launch copies nothing from the host and, but for paths, waits for nothing, so a graph
+can capture it once kernels are compiled (allocate from a pool that lives as long as the graph).
+``draws.seed`` may be a device array of two uint32: kernels read it when they run, so a replay can
+have other noise. Paths wait for the device, to tell when there is none; ``draws.row_ids`` are
+copied unless they are there.
 """
 
 from __future__ import annotations
@@ -199,12 +201,12 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
         request.counts[...] = 0
         weights = xp.empty((call.rows, call.num_samples), call.dtype)
         v, mean = map(xp.ascontiguousarray, (request.direction, request.mean))
-        given = winners, v, mean, *call.window[:2], call.pull
+        given = winners, v, mean, *call.sizes, call.pull
         call.by_sample(template("weigh", draw), weights, *given)
         call.add_vjp(weights, request.squares, strands)
     elif operation == MAXIMUM:
         values = xp.empty((call.rows, call.num_samples), np.float64)
-        given = winners, call.theta, *call.noise, *call.window
+        given = call.record, winners, call.theta
         call.by_sample(template("perturbed_values", draw), values, *given)
         call.add_maximum(values, strands)
     else:
@@ -218,6 +220,6 @@ def _decide(call: Call, kind: int, winners: Array | None, counts: Array, plan: P
     batches = -(-call.num_samples // plan.batch)
     call.run(
         template("decide", call.draw(kind)), call.rows * batches, plan.threads,
-        call.scores, *call.noise, *call.window, np.int32(plan.batch), np.int32(batches),
-        np.int32(plan.team), np.int32(counts.shape[1] > 1), winners, counts,
+        call.record, np.int32(plan.batch), np.int32(batches), np.int32(plan.team),
+        np.int32(counts.shape[1] > 1), winners, counts,
     )  # fmt: skip

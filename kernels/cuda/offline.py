@@ -36,6 +36,8 @@ class Kernel(NamedTuple):
     registers: int
     spilled: int
     """Bytes."""
+    stack: int
+    """Bytes: arrays that are not in registers."""
     shared: int
     """Bytes of static shared memory."""
 
@@ -86,6 +88,7 @@ def _reports(log: str, names: dict[str, str]):
     for paragraph in log.split("Compiling entry function '")[1:]:
         lowered = paragraph.partition("'")[0]
         spilled = sum(map(int, re.findall(r"(\d+) bytes spill", paragraph)))
+        stack = re.search(r"(\d+) bytes stack frame", paragraph)
         shared = re.search(r"(\d+) bytes smem", paragraph)
         registers = re.search(r"Used (\d+) registers", paragraph)
         assert registers is not None, paragraph
@@ -93,6 +96,7 @@ def _reports(log: str, names: dict[str, str]):
             names.get(lowered, lowered),
             int(registers[1]),
             spilled,
+            int(stack[1]) if stack else 0,
             int(shared[1]) if shared else 0,
         )
 

@@ -92,8 +92,7 @@ struct Noise {
 
     Key key;
     u32 row;
-    const u32* directions;  // of Sobol' points, (4 quads, digits); tabulated noise has its table
-                            // before them
+    const u32* data;  // the table of tabulated noise, then Sobol' directions, (4 quads, digits)
     int digits;
 
     // z of a quad; -E of a race.
@@ -158,7 +157,7 @@ struct Noise {
   private:
     static constexpr int TABLE_WORDS = Draw::family == TABULATED ? noise_table::WORDS<Real> : 0;
 
-    __device__ const Real* table() const { return reinterpret_cast<const Real*>(directions); }
+    __device__ const Real* table() const { return reinterpret_cast<const Real*>(data); }
 
     __device__ Real quantile(u32 w, u32 v) const {
         if constexpr (Draw::family == TABULATED)
@@ -205,7 +204,7 @@ struct Noise {
     __device__ u32 sobol(int i, u32 point) const {
         u32 word = 0;
         for (int j = 0; j < digits; ++j)
-            if (point >> j & 1) word ^= directions[TABLE_WORDS + i64(i) * digits + j];
+            if (point >> j & 1) word ^= data[TABLE_WORDS + i64(i) * digits + j];
         return word;
     }
 };

@@ -1,53 +1,55 @@
 // The pass that every oracle but the argmax runs through: perturb, solve, use the solution.
 //
-//     counts[b, 0]     sum y             counts[b, 1]   sum y^2, of pairs' sums if samples are
-//     paired weights[b, m]    <v, y_m - mean>, less the mate's share (VJP) values[b, m]     <y_m,
-//     p_m> in float64 (MAXIMUM) solutions[b, m]  y itself, a window of samples at a time (JVP,
-//     JACOBIAN, MOMENTS)
+//     counts[b, 0]     sum y
+//     counts[b, 1]     sum y^2, of pairs' sums if samples are paired
+//     weights[b, m]    <v, y_m - mean>, less the mate's share  (VJP)
+//     values[b, m]     <y_m, p_m> in float64                   (MAXIMUM)
+//     solutions[b, m]  y itself, a window at a time           (JVP, JACOBIAN, MOMENTS)
 //
-// Mapping. A block solves one sample after another: its threads share the coordinates. A task is
-// `batch` samples of a row, an even number; blocks take tasks in turn.
+// Mapping. A team, the whole block or a warp (team.cuh), solves one sample after another: its
+// threads share the coordinates. A task is `batch` samples of a row, an even number; teams take
+// tasks in turn.
 //
 // Memory. What a sample sees is in shared memory where it fits. The solution and the sums of a task
-// are in a workspace in global memory, some words a coordinate and block, which the L1 cache keeps.
+// are in a workspace in global memory, some words a coordinate and team, which the L1 cache keeps.
 //
 // Determinism. Counts are integers. The products with v and p are summed lane by lane over the
 // coordinates i = lane, lane + 32, ..., then over the tree of accumulate.cuh: always by 32 lanes.
 #pragma once
 #include "accumulate.cuh"
+#include "team.cuh"
 
-// As Draw::min_blocks, with 80 registers.
-template <class Draw>
-constexpr int SOLVING_BLOCKS = Draw::min_blocks > 1 ? 3 : 1;
+// As Draw::min_blocks, of kernels that need some more registers.
+template <class Draw, class Team, int REGISTERS = Team::REGISTERS>
+constexpr int SOLVING_BLOCKS = Draw::min_blocks > 1 ? 65536 / (Team::MAX_THREADS * REGISTERS) : 1;
 
-// What a launch asks for: null pointers are not wanted.
-template <class Draw>
+// What a launch asks for: null pointers are not wanted. Fields are in the order of solvers.py.
+template <class Real>
 struct Wanted {
-    using Real = typename Draw::Real;
     i64* counts;
-    int squares;
     const Real *v, *mean;
-    Real pull;
     Real* weights;
     double* values;
     int* solutions;
+    Real pull;
+    int squares;  // whether counts has them
 };
 
-// The samples of a launch, and how they are dealt out.
-struct Samples {
-    int d;
-    i64 rows, num_samples;
-    u32 first_sample;
+// The scratch of teams in global memory, and how samples are dealt out to them.
+template <class Real>
+struct Workspace {
+    int* solutions;  // (teams, 2 d)
+    i64* sums;       // (teams, 2 d)
+    Real* seen;      // p where shared memory is too small for it: (teams, 4 quads)
     int batch;
 };
 
-// What the block's threads see of a sample: p, (4 quads).
-template <class Draw, class Real = typename Draw::Real>
-__device__ inline void perturb_sample(const Noise<Draw>& noise, const Real* scores,
-                                      const Scale<Draw>& scale, int d, u32 sample, Real* p) {
-    for (int q = threadIdx.x; q < quads_of(d); q += blockDim.x) {
-        const Quad<Real> z = noise.decision(q, sample);
-        const Quad<Real> x = reinterpret_cast<const Quad<Real>*>(scores)[q], e = scale.quad(q);
+// What the team's threads see of a sample: p, (4 quads).
+template <class Draw, class Team, class Real = typename Draw::Real>
+__device__ inline void perturb_sample(const Noise<Draw>& noise, const Quad<Real>* scores,
+                                      const Scale<Draw>& scale, int quads, u32 sample, Real* p) {
+    for (int q = Team::thread(); q < quads; q += Team::threads()) {
+        const Quad<Real> z = noise.decision(q, sample), x = scores[q], e = scale.quad(q);
         Quad<Real> seen;
 #pragma unroll
         for (int k = 0; k < 4; ++k) seen[k] = perturbed<Draw>(x[k], e[k], z[k]);
@@ -59,7 +61,8 @@ __device__ inline void perturb_sample(const Noise<Draw>& noise, const Real* scor
 template <class Real>
 __device__ inline Real centred_product(const Real* v, const Real* mean, const int* y, int d) {
     Real sum = 0;
-    for (int i = threadIdx.x; i < d; i += WARP) sum = bits::fma(v[i], Real(y[i]) - mean[i], sum);
+    for (int i = threadIdx.x % WARP; i < d; i += WARP)
+        sum = bits::fma(v[i], Real(y[i]) - mean[i], sum);
     return tree_sum(sum);
 }
 
@@ -67,41 +70,41 @@ __device__ inline Real centred_product(const Real* v, const Real* mean, const in
 template <class Real>
 __device__ inline double value_of(const int* y, const Real* p, int d) {
     double sum = 0;
-    for (int i = threadIdx.x; i < d; i += WARP)
+    for (int i = threadIdx.x % WARP; i < d; i += WARP)
         if (y[i] != 0) sum = bits::fma(double(y[i]), double(p[i]), sum);
     return tree_sum(sum);
 }
 
-// Solve all samples: `solve(p, y, row)` is called by all threads, reads p and leaves y, both
-// complete after the next barrier. `p` is the block's; `workspace` has 2 d int, and `sums` 2 d
-// int64, a block.
-template <class Draw, class Solve, class Real = typename Draw::Real>
-__device__ inline void solve_samples(const Samples& samples, const Real* scores, const Real* scales,
-                                     const u32* seed, const u32* directions, int digits,
-                                     const i64* row_ids, const Wanted<Draw>& wanted, Real* p,
-                                     int* workspace, i64* sums, Solve solve) {
-    const int d = samples.d, padded = 4 * quads_of(d);
-    const i64 tasks_of_row = (samples.num_samples + samples.batch - 1) / samples.batch;
-    workspace += i64(blockIdx.x) * 2 * d;
-    sums += i64(blockIdx.x) * 2 * d;
-    for (i64 task = blockIdx.x; task < samples.rows * tasks_of_row; task += gridDim.x) {
-        const i64 b = task / tasks_of_row, begin = task % tasks_of_row * samples.batch;
-        const i64 end = min(begin + samples.batch, samples.num_samples);
-        const auto noise = noise_of<Draw>(b, seed, directions, digits, row_ids);
-        const Scale<Draw> scale(scales, b, d);
-        for (int i = threadIdx.x; i < 2 * d; i += blockDim.x) sums[i] = 0;
+// Solve all samples: `solve(p, y, row)` is called by all threads of a team, reads p and leaves y,
+// both complete after the next barrier. `p`, (4 quads), is the team's; null to use the workspace.
+template <class Draw, class Team, class Solve, class Real = typename Draw::Real>
+__device__ inline void solve_samples(const Rows<Real>& rows, const Wanted<Real>& wanted,
+                                     const Workspace<Real>& workspace, Real* p, Solve solve) {
+    const int d = rows.d, quads = rows.quads(), thread = Team::thread();
+    const i64 num_samples = rows.num_samples;
+    const i64 tasks_of_row = (num_samples + workspace.batch - 1) / workspace.batch;
+    int* solutions = workspace.solutions + Team::index() * 2 * d;
+    i64* sums = workspace.sums + Team::index() * 2 * d;
+    if (p == nullptr) p = workspace.seen + Team::index() * 4 * quads;
+    for (i64 task = Team::index(); task < rows.number * tasks_of_row; task += Team::number()) {
+        const i64 b = task / tasks_of_row, begin = task % tasks_of_row * workspace.batch;
+        const i64 end = min(begin + workspace.batch, num_samples);
+        const auto noise = noise_of<Draw>(rows, b);
+        const Scale<Draw> scale(rows, b);
+        for (int i = thread; i < 2 * d; i += Team::threads()) sums[i] = 0;
         Real weight_of_mate = 0;
         for (i64 m = begin; m < end; ++m) {
-            const i64 at = b * samples.num_samples + m;
+            const i64 at = b * num_samples + m;
             const bool second = Draw::paired && (m & 1), has_mate = Draw::paired && (m | 1) < end;
-            int* y = wanted.solutions ? wanted.solutions + at * d : workspace + (second ? d : 0);
-            const int* y_of_mate = wanted.solutions ? y - d : workspace;
-            perturb_sample(noise, scores + b * padded, scale, d, samples.first_sample + u32(m), p);
-            __syncthreads();
+            int* y = wanted.solutions ? wanted.solutions + at * d : solutions + (second ? d : 0);
+            const int* y_of_mate = wanted.solutions ? y - d : solutions;
+            perturb_sample<Draw, Team>(noise, rows.quads_of_row(b), scale, quads,
+                                       rows.first_sample + u32(m), p);
+            Team::sync();
             solve(p, y, b);
-            __syncthreads();
+            Team::sync();
             if (wanted.counts) {
-                for (int i = threadIdx.x; i < d; i += blockDim.x) {
+                for (int i = thread; i < d; i += Team::threads()) {
                     const i64 x = y[i];
                     sums[i] += x;
                     if (!wanted.squares) continue;
@@ -113,10 +116,10 @@ __device__ inline void solve_samples(const Samples& samples, const Real* scores,
                     }
                 }
             }
-            if (threadIdx.x < WARP) {
+            if (thread < WARP) {
                 if (wanted.weights) {
                     const Real a = centred_product(wanted.v + b * d, wanted.mean + b * d, y, d);
-                    if (threadIdx.x == 0) {
+                    if (thread == 0) {
                         wanted.weights[at] =
                             second ? bits::fma(wanted.pull, a + weight_of_mate, a) : a;
                         if (second)
@@ -127,17 +130,17 @@ __device__ inline void solve_samples(const Samples& samples, const Real* scores,
                 }
                 if (wanted.values) {
                     const double value = value_of(y, p, d);
-                    if (threadIdx.x == 0) wanted.values[at] = value;
+                    if (thread == 0) wanted.values[at] = value;
                 }
             }
-            __syncthreads();
+            Team::sync();
         }
         if (!wanted.counts) continue;
         const int kinds = wanted.squares ? 2 : 1;
         u64* counts_of_row = reinterpret_cast<u64*>(wanted.counts) + b * kinds * d;
         // A thread adds up what it alone has summed.
         for (int kind = 0; kind < kinds; ++kind)
-            for (int i = threadIdx.x; i < d; i += blockDim.x)
+            for (int i = thread; i < d; i += Team::threads())
                 if (sums[kind * d + i] != 0)
                     atomicAdd(&counts_of_row[kind * d + i], u64(sums[kind * d + i]));
     }

@@ -14,22 +14,31 @@ import numpy as np
 from ..codes import MAXIMUM, VALUE, VJP
 from ..user import BoundSolver, Interrupted
 from . import user
-from .calls import CHUNK, MAX_THREADS, STRANDS, WARP, Array, Call, quads, template
+from .calls import CHUNK, MAX_THREADS, STRANDS, WARP, Array, Call, Record, quads, template
 
 WORKSPACE_BYTES = 2**26
-"""Bound on each of two workspaces: the blocks', and a window's solutions (of one row at least)."""
+"""Bound on each of two workspaces: the teams', and a window's solutions (of one row at least)."""
 
-_TASKS = 2**12
-"""Tasks that keep a large GPU busy."""
+_MANY = 2**12
+"""Samples that keep a large GPU busy with a warp each."""
+_TASKS = {"OneWarp": 2**14, "WholeBlock": 2**12}
+"""Tasks that keep it busy to the end."""
 _MAX_BATCH = 64
+_WARP_THREADS = 128
+"""Of a block whose warps solve a sample each."""
 _FEW_COORDINATES, _COLUMNS = 32, 128
 """Of ``lanes.cuh``."""
 _FEW_SAMPLES = 16
-"""Below, a block a sample is busier than a thread a sample."""
-_CAPACITIES = {"topk": (1024, 4096), "ranks": (64, 256, 1024, 2048), "grid_path": (256, 1156, 4356)}
-"""Sizes of what is in shared memory, as kernels are compiled; the last only for float32.
+"""Below, a team a sample is busier than a thread a sample."""
 
-Coordinates, padded to quads; for paths, cells with a halo: up to 64 x 64."""
+# What is in shared memory, as kernels are compiled: coordinates, padded to quads; for paths, cells
+# with a halo (16 x 16, 32 x 32 and 64 x 64 fit).
+_WARP_LIMIT = {"topk": 1024, "ranks": 1024, "grid_path": 1156}
+"""What a warp takes where samples are many; a grid of float64, a quarter."""
+_SHORT = {"topk": 128, "ranks": 128, "grid_path": 324}
+"""What a warp takes though they are few."""
+_CAPACITIES = {"topk": (1024, 4096), "ranks": (1024, 2048, 4096), "grid_path": (1156, 4356)}
+"""Of blocks; the last only for float32."""
 
 
 class Request(NamedTuple):
@@ -48,24 +57,42 @@ class Wanted(NamedTuple):
     """The pointers of ``Wanted`` in ``solve.cuh``; None is not wanted."""
 
     counts: Array | None = None
-    squares: bool = False
     direction: Array | None = None
     mean: Array | None = None
     weights: Array | None = None
     values: Array | None = None
     solutions: Array | None = None
 
-    def arguments(self, pull: Any) -> tuple[Any, ...]:
-        """As kernels take them."""
-        counted = self.counts, np.int32(self.squares), self.direction, self.mean
-        return *counted, pull, self.weights, self.values, self.solutions
+    def record(self, pull: Any) -> Record:
+        """As kernels take it."""
+        squares = self.counts is not None and self.counts.shape[1] > 1
+        return Record((*self, pull, np.int32(squares)))
+
+
+class Team(NamedTuple):
+    """Who solves a sample (``team.cuh``), and where."""
+
+    name: str
+    """"OneWarp" or "WholeBlock"."""
+    capacity: int
+    """Of shared memory; 0 where that is too small."""
+
+
+class Deal(NamedTuple):
+    """How the samples of a launch are dealt out to teams. No result depends on it."""
+
+    blocks: int
+    threads: int
+    teams: int
+    batch: int
+    """Samples of a task: whole pairs."""
 
 
 def solve(call: Call, request: Request, threads: int | None) -> None:
     """All of a launch."""
     xp, operation = call.device.xp, request.operation
     call.prepare(call.noise_kind)
-    wanted = Wanted(counts=request.counts, squares=request.counts.shape[1] > 1)
+    wanted = Wanted(counts=request.counts)
     if request.solutions is not None:
         wanted = wanted._replace(solutions=request.solutions)
     if operation == VALUE:
@@ -106,83 +133,145 @@ def _windows(call: Call):
             yield part, first_row
 
 
-def _run(call: Call, wanted: Wanted, threads: int | None) -> None:
-    """One launch of the solver's kernel."""
-    xp, oracle, d = call.device.xp, call.problem.oracle, call.d
-    if call.problem.solver is not None:
-        _run_user(call, call.problem.solver, wanted)
-        return
-    if oracle != "grid_path" and d <= _FEW_COORDINATES and call.num_samples >= _FEW_SAMPLES:
-        _run_in_lanes(call, wanted)
-        return
-    size = _halo_cells(call) if oracle == "grid_path" else 4 * quads(d)
-    capacities = _CAPACITIES[oracle][: None if call.real == "float" else -1]
-    capacity = next((c for c in capacities if size <= c), 0)
-    sorted_words = 1 << (d - 1).bit_length() if oracle == "ranks" and capacity == 0 else 0
-    batch = -(-call.rows * call.num_samples // _TASKS)
-    batch = min(_MAX_BATCH, max(2, batch + batch % 2))
-    bytes_of_block = 24 * d + 16 * sorted_words
-    if capacity == 0:
-        bytes_of_block += 2 * size * call.theta.itemsize
+def team_for(call: Call) -> Team:
+    """A warp where samples are short, or many; else a block."""
+    oracle, size = call.problem.oracle, 4 * quads(call.d)
+    short, longest = _SHORT[oracle], _WARP_LIMIT[oracle]
     if oracle == "grid_path":
-        bytes_of_block += 8 * d
-    blocks = call.rows * -(-call.num_samples // batch)
-    blocks = max(1, min(blocks, WORKSPACE_BYTES // bytes_of_block))
+        size = _halo_cells(call)
+        longest = longest if call.real == "float" else short
+    many = call.rows * call.num_samples >= _MANY
+    if size <= (longest if many else short):
+        if oracle == "grid_path":
+            return Team("OneWarp", short if size <= short else longest)
+        return Team("OneWarp", max(2 * WARP, _power_of_two(size)))
+    capacities = _CAPACITIES[oracle][: None if call.real == "float" else -1]
+    return Team("WholeBlock", next((c for c in capacities if size <= c), 0))
+
+
+def deal_for(call: Call, team: Team, threads: int | None) -> Deal:
+    """As many teams as have tasks, or as fit the workspace."""
+    batch = -(-call.rows * call.num_samples // _TASKS[team.name])
+    batch = min(_MAX_BATCH, max(2, batch + batch % 2))
+    tasks = call.rows * -(-call.num_samples // batch)
+    teams = max(1, min(tasks, WORKSPACE_BYTES // _bytes_of_team(call, team)))
+    warps = team.name == "OneWarp"
     if threads is None:
         threads = WARP
-        while threads < min(MAX_THREADS, quads(d)):
+        while threads < min(MAX_THREADS, WARP * teams if warps else quads(call.d)):
             threads *= 2
-    seen = xp.empty((blocks, 4 * quads(d)), call.dtype) if capacity == 0 else None
-    extra = _extra(call, blocks, capacity, sorted_words)
-    call.run(
-        template(oracle, call.draw(call.noise_kind), capacity), blocks, threads,
-        call.scores, *call.noise, *call.window, np.int64(call.rows), np.int32(batch),
-        *wanted.arguments(call.pull), xp.empty((blocks, 2 * d), np.int32),
-        xp.empty((blocks, 2 * d), np.int64), seen, *extra,
-    )  # fmt: skip
-    if oracle == "grid_path" and bool(extra[-1][0]):
-        raise ValueError(
-            "theta has an instance without a path of finite cost from source to target: "
-            "walls (+inf) separate them, or its costs add up to more than the dtype can hold"
-        )
+    if not warps:
+        return Deal(teams, threads, teams, batch)
+    threads = min(threads, _WARP_THREADS)
+    blocks = -(-teams * WARP // threads)
+    return Deal(blocks, threads, blocks * threads // WARP, batch)
+
+
+def _run(call: Call, wanted: Wanted, threads: int | None) -> None:
+    """One launch of the solver's kernel."""
+    oracle, solver = call.problem.oracle, call.problem.solver
+    if solver is not None:
+        _run_user(call, solver, wanted)
+        return
+    if oracle != "grid_path" and call.d <= _FEW_COORDINATES and call.num_samples >= _FEW_SAMPLES:
+        _run_in_lanes(call, wanted)
+        return
+    team = team_for(call)
+    deal = deal_for(call, team, threads)
+    kernel = template(oracle, call.draw(call.noise_kind), *team)
+    own = _OWN_ARGUMENTS[oracle](call, team, deal)
+    given = call.record, wanted.record(call.pull), _workspace(call, team, deal)
+    call.run(kernel, deal.blocks, deal.threads, *given, *own)
+    if oracle == "grid_path":
+        _check_paths(own[-1])
 
 
 def _run_in_lanes(call: Call, wanted: Wanted) -> None:
     """A thread a sample, where that fills the threads of a warp."""
     threads = min(_COLUMNS, -(-call.num_samples // WARP) * WARP)
-    options = tuple(map(np.int32, call.problem.options))
-    call.run(
-        template(f"{call.problem.oracle}_in_lanes", call.draw(call.noise_kind)),
-        call.rows * -(-call.num_samples // threads), threads,
-        call.scores, *call.noise, *call.window, np.int64(call.rows), *wanted.arguments(call.pull),
-        *options,
-    )  # fmt: skip
+    kernel = template(f"{call.problem.oracle}_in_lanes", call.draw(call.noise_kind))
+    blocks = call.rows * -(-call.num_samples // threads)
+    own = map(np.int32, call.problem.options)
+    call.run(kernel, blocks, threads, call.record, wanted.record(call.pull), *own)
+
+
+def _bytes_of_team(call: Call, team: Team) -> int:
+    """Of the workspace, and of the solver's own."""
+    d, oracle, shared = call.d, call.problem.oracle, team.capacity > 0
+    size = 24 * d + (0 if shared else 4 * quads(d) * call.theta.itemsize)
+    if oracle == "ranks" and not shared:
+        size += 16 * _power_of_two(d)
+    if oracle == "grid_path":
+        size += 8 * d + (0 if shared else _halo_cells(call) * call.theta.itemsize)
+    return size
+
+
+def _workspace(call: Call, team: Team, deal: Deal) -> Record:
+    """``Workspace`` of ``solve.cuh``."""
+    xp, teams, d = call.device.xp, deal.teams, call.d
+    seen = None if team.capacity else xp.empty((teams, 4 * quads(d)), call.dtype)
+    solutions, sums = (xp.empty((teams, 2 * d), dtype) for dtype in (np.int32, np.int64))
+    return Record((solutions, sums, seen, np.int32(deal.batch)))
+
+
+# ---------------------------------------------------------------------- what one solver alone takes
+
+
+def _of_topk(call: Call, team: Team, deal: Deal) -> tuple[Any, ...]:
+    return (np.int32(call.problem.options[0]),)
+
+
+def _of_ranks(call: Call, team: Team, deal: Deal) -> tuple[Any, ...]:
+    """Words to sort, where shared memory is too small."""
+    n = _power_of_two(call.d)
+    words = None if team.capacity else call.device.xp.empty((deal.teams, 2 * n), np.uint64)
+    return words, np.int32(n)
+
+
+def _of_paths(call: Call, team: Team, deal: Deal) -> tuple[Any, ...]:
+    """``Grids`` of ``grid_path.cu``, and whether a path was missing."""
+    xp = call.device.xp
+    height, width, neighbors, bits = call.problem.options
+    distances = None if team.capacity else xp.empty((deal.teams, _halo_cells(call)), call.dtype)
+    scratch = xp.full((deal.teams, 2 * call.d), -1, np.int32)
+    shape = np.int32(height), np.int32(width), np.int32(neighbors)
+    least = call.dtype(np.int64(bits).view(np.float64))
+    return Record((call.places, distances, scratch, *shape, least)), xp.zeros(1, np.int32)
+
+
+_OWN_ARGUMENTS = {"topk": _of_topk, "ranks": _of_ranks, "grid_path": _of_paths}
 
 
 def _run_user(call: Call, bound: BoundSolver, wanted: Wanted) -> None:
     """A thread a sample, as many as the workspace has room for; see ``user.cu``."""
     xp, d = call.device.xp, call.d
-    room_of_thread = 8 * 4 * quads(d) + 4 * d + 8 * bound.work_words
+    bytes_of_thread = 8 * 4 * quads(d) + 4 * d + 8 * bound.work_words
     warps = call.rows * -(-call.num_samples // WARP)
-    warps = max(1, min(warps, WORKSPACE_BYTES // (WARP * room_of_thread)))
+    warps = max(1, min(warps, WORKSPACE_BYTES // (WARP * bytes_of_thread)))
     threads = WARP * min(warps, user.THREADS // WARP)
     blocks = -(-warps * WARP // threads)
-    every = blocks * threads
-    layout, shared = xp.asarray(bound.layout), xp.asarray(bound.shared)
-    place_words = 0 if call.places is None else call.places.shape[1]
     failed = xp.zeros(1, np.int32)
-    call.device.linked(template("user", call.draw(call.noise_kind)), bound.solver)(
-        (blocks,), (threads,),
-        (
-            call.scores, *call.noise, *call.window, np.int64(call.rows),
-            *wanted.arguments(call.pull), layout, shared, call.places, np.int64(place_words),
-            np.int32(bound.low), np.int32(bound.high), xp.empty((every, 4 * quads(d)), np.float64),
-            xp.empty((every, d), np.int32), xp.empty((every, bound.work_words), np.int64),
-            np.int64(bound.work_words), failed,
-        ),
-    )  # fmt: skip
+    room, instances = _room(call, bound, blocks * threads), _instances(call, bound)
+    kernel = call.device.linked(template("user", call.draw(call.noise_kind)), bound.solver)
+    kernel((blocks,), (threads,), (call.record, wanted.record(call.pull), room, instances, failed))
     if bool(failed[0]):
         raise Interrupted
+
+
+def _room(call: Call, bound: BoundSolver, threads: int) -> Record:
+    """``Room`` of ``user.cu``."""
+    xp, words = call.device.xp, bound.work_words
+    seen = xp.empty((threads, 4 * quads(call.d)), np.float64)
+    solutions = xp.empty((threads, call.d), np.int32)
+    return Record((seen, solutions, xp.empty((threads, words), np.int64), np.int64(words)))
+
+
+def _instances(call: Call, bound: BoundSolver) -> Record:
+    """``Instances`` of ``user.cu``. What all share may be other numbers in every call."""
+    layout, shared = call.device.constant(bound.layout), call.device.xp.asarray(bound.shared)
+    place_words = 0 if call.places is None else call.places.shape[1]
+    bounds = np.int32(bound.low), np.int32(bound.high)
+    return Record((layout, shared, call.places, np.int64(place_words), *bounds))
 
 
 def _halo_cells(call: Call) -> int:
@@ -190,20 +279,15 @@ def _halo_cells(call: Call) -> int:
     return (height + 2) * (width + 2)
 
 
-def _extra(call: Call, blocks: int, capacity: int, sorted_words: int) -> tuple[Any, ...]:
-    """The arguments that only one solver takes."""
-    xp, problem = call.device.xp, call.problem
-    if problem.oracle == "topk":
-        return (np.int32(problem.options[0]),)
-    if problem.oracle == "ranks":
-        words = xp.empty((blocks, 2 * sorted_words), np.uint64) if sorted_words else None
-        return words, np.int32(sorted_words)
-    height, width, neighbors, bits = problem.options
-    distances = None
-    if capacity == 0:
-        distances = xp.empty((blocks, _halo_cells(call)), call.dtype)
-    return (
-        np.int32(height), np.int32(width), np.int32(neighbors),
-        call.dtype(np.int64(bits).view(np.float64)), call.places, distances,
-        xp.full((blocks, 2 * call.d), -1, np.int32), xp.zeros(1, np.int32),
-    )  # fmt: skip
+def _power_of_two(n: int) -> int:
+    """The least at or above n."""
+    return 1 << (n - 1).bit_length()
+
+
+def _check_paths(failed: Array) -> None:
+    """Wait for the device, and see whether a path was missing."""
+    if bool(failed[0]):
+        raise ValueError(
+            "theta has an instance without a path of finite cost from source to target: "
+            "walls (+inf) separate them, or its costs add up to more than the dtype can hold"
+        )

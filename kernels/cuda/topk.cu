@@ -2,26 +2,27 @@
 //
 //     y_i = [word_i >= the k-th largest word],    word_i = (p_i, -i)
 //
-// Small k: the largest word, then the largest below it, ... k times. Larger k: radix select, byte
-// by byte from the highest, until what shares the bytes fixed so far is just what is still wanted.
-// Words differ, so both end with exactly k, the lowest index first on a tie.
+// Small k: the largest word, then the largest below it, ... k times. Larger k: a warp sorts up to
+// 1024 words; a block selects by radix, byte by byte from the highest, until what shares the bytes
+// fixed so far is just what is still wanted. Words differ, so all end with exactly k, the lowest
+// index first on a tie. Up to FEW_COORDINATES each thread counts, on a sample of its own.
 //
 // solve.cuh has the mapping, the memory and what is deterministic.
 #include "lanes.cuh"
 #include "solve.cuh"
-#include "words.cuh"
+#include "sort.cuh"
 
-constexpr int MAX_THREADS = 256;
 constexpr int ONE_BY_ONE = 8;  // k up to which words are taken one by one
 constexpr int RADIX = 256;
 
-// The largest of the block's words, in every thread; `shared` has room for one a warp.
-template <class Real>
-__device__ inline Word<Real> largest_of_block(Word<Real> word, Word<Real>* shared) {
+// The largest of the team's words, in every thread; `shared`, of a block, has room for one a warp.
+template <class Team, class Real>
+__device__ inline Word<Real> largest_of_team(Word<Real> word, Word<Real>* shared) {
     for (int lane_xor = WARP / 2; lane_xor > 0; lane_xor /= 2) {
         const Word<Real> other = word.from_lane(lane_xor);
         if (word < other) word = other;
     }
+    if constexpr (Team::IS_WARP) return word;
     __syncthreads();  // the last call's results have been read
     if (threadIdx.x % WARP == 0) shared[threadIdx.x / WARP] = word;
     __syncthreads();
@@ -30,19 +31,20 @@ __device__ inline Word<Real> largest_of_block(Word<Real> word, Word<Real>* share
     return word;
 }
 
-// The k-th largest word by k maxima.
-template <class Real>
-__device__ inline Word<Real> kth_by_maxima(const Real* p, int d, int k, Word<Real>* shared) {
+// y by the k-th largest word, found by k maxima.
+template <class Team, class Real>
+__device__ inline void mark_by_maxima(const Real* p, int d, int k, Word<Real>* shared, int* y) {
     Word<Real> last = {};
     for (int taken = 0; taken < k; ++taken) {
         Word<Real> best = {};  // below every word of a score
-        for (int i = threadIdx.x; i < d; i += blockDim.x) {
+        for (int i = Team::thread(); i < d; i += Team::threads()) {
             const Word<Real> word = Word<Real>::of(p[i], i);
             if (best < word && (taken == 0 || word < last)) best = word;
         }
-        last = largest_of_block(best, shared);
+        last = largest_of_team<Team>(best, shared);
     }
-    return last;
+    for (int i = Team::thread(); i < d; i += Team::threads())
+        y[i] = !(Word<Real>::of(p[i], i) < last);
 }
 
 // Whether a word's first `n` bytes are those of `prefix`.
@@ -93,42 +95,45 @@ __device__ inline void mark_by_radix(const Real* p, int d, int k, int* histogram
     }
 }
 
-// CAPACITY: padded coordinates of shared memory, 0 to use `seen`, (blocks, 4 quads).
-template <class Draw, int CAPACITY, class Real = typename Draw::Real>
-__global__ void __launch_bounds__(MAX_THREADS, SOLVING_BLOCKS<Draw>)
-    topk(const Real* scores, const Real* scales, const u32* seed, const u32* directions, int digits,
-         const i64* row_ids, int d, i64 num_samples, u32 first_sample, i64 rows, int batch,
-         i64* counts, int squares, const Real* v, const Real* mean, Real pull, Real* weights,
-         double* values, int* solutions, int* workspace, i64* sums, Real* seen, int k) {
-    alignas(16) __shared__ Real p_of_block[CAPACITY > 0 ? CAPACITY : 4];
-    __shared__ Word<Real> word_of_warp[MAX_THREADS / WARP];
-    __shared__ int histogram[RADIX], prefix[Word<Real>::BYTES];
-    Real* p = CAPACITY > 0 ? p_of_block : seen + i64(blockIdx.x) * 4 * quads_of(d);
-    const auto solve = [&](const Real* p, int* y, i64) {
-        if (k <= ONE_BY_ONE) {
-            const Word<Real> kth = kth_by_maxima(p, d, k, word_of_warp);
-            for (int i = threadIdx.x; i < d; i += blockDim.x)
-                y[i] = !(Word<Real>::of(p[i], i) < kth);
-        } else {
-            mark_by_radix(p, d, k, histogram, prefix, y);
-        }
-    };
-    solve_samples<Draw>({d, rows, num_samples, first_sample, batch}, scores, scales, seed,
-                        directions, digits, row_ids,
-                        {counts, squares, v, mean, pull, weights, values, solutions}, p, workspace,
-                        sums, solve);
+// y by a sort in the registers of a warp.
+template <int ITEMS, class Real>
+__device__ inline void mark_by_sort(const Real* p, int d, int k, int* y) {
+    Word<Real> words[ITEMS];
+    load_words(p, d, words);
+    sort_in_registers(words);
+#pragma unroll
+    for (int j = 0; j < ITEMS; ++j) {
+        const int place = OneWarp::thread() * ITEMS + j;
+        if (place < d) y[words[j].index()] = place >= d - k;
+    }
 }
 
-// As topk, for at most FEW_COORDINATES coordinates: what beats all but fewer than k others is in.
+// CAPACITY: coordinates of shared memory, for warps a power of two; for blocks also 0.
+template <class Draw, class Team, int CAPACITY, class Real = typename Draw::Real>
+__global__ void __launch_bounds__(Team::MAX_THREADS,
+                                  SOLVING_BLOCKS<Draw, Team, SORTING_REGISTERS<Team, CAPACITY>>)
+    topk(Rows<Real> rows, Wanted<Real> wanted, Workspace<Real> workspace, int k) {
+    constexpr bool SHARED = CAPACITY > 0;
+    alignas(16) __shared__ Real p[Team::TEAMS_OF_BLOCK][SHARED ? CAPACITY : 1];
+    __shared__ Word<Real> word_of_warp[Team::MAX_THREADS / WARP];
+    __shared__ int histogram[RADIX], prefix[Word<Real>::BYTES];
+    const auto solve = [&](const Real* p, int* y, i64) {
+        if (k <= ONE_BY_ONE)
+            mark_by_maxima<Team>(p, rows.d, k, word_of_warp, y);
+        else if constexpr (Team::IS_WARP)
+            mark_by_sort<CAPACITY / WARP>(p, rows.d, k, y);
+        else
+            mark_by_radix(p, rows.d, k, histogram, prefix, y);
+    };
+    Real* mine = SHARED ? p[Team::in_block()] : nullptr;
+    solve_samples<Draw, Team>(rows, wanted, workspace, mine, solve);
+}
+
+// A sample is a thread, with FEW_COORDINATES at most: what beats all but fewer than k others is in.
 template <class Draw, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(COLUMNS)
-    topk_in_lanes(const Real* scores, const Real* scales, const u32* seed, const u32* directions,
-                  int digits, const i64* row_ids, int d, i64 num_samples, u32 first_sample,
-                  i64 rows, i64* counts, int squares, const Real* v, const Real* mean, Real pull,
-                  Real* weights, double* values, int* solutions, int k) {
+    topk_in_lanes(Rows<Real> rows, Wanted<Real> wanted, int k) {
     __shared__ Columns<Real> columns;
-    const auto is_in = [&](int i) { return int(beaten(columns, d, i) >= d - k); };
-    solve_in_lanes<Draw>(
-        {d, rows, num_samples, first_sample, 0}, scores, scales, seed, directions, digits, row_ids,
-        {counts, squares, v, mean, pull, weights, values, solutions}, columns, is_in);
+    const auto is_in = [&](int i) { return int(beaten(columns, rows.d, i) >= rows.d - k); };
+    solve_in_lanes<Draw>(rows, wanted, columns, is_in);
 }

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dpo.kernels.cuda.calls import Record
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "kernels" / "cuda"
@@ -69,6 +70,9 @@ class Simulator:
         self.folder = folder
         self.launches: list[str] = []
 
+    def constant(self, values: np.ndarray) -> np.ndarray:
+        return values.copy()
+
     def function(self, file: str, kernel: str) -> Function:
         return Function(self, kernel, _library(self.folder / file, kernel, self.sanitize))
 
@@ -88,7 +92,7 @@ class Function:
         self.simulator, self.kernel, self.library = simulator, kernel, library
         text = ctypes.create_string_buffer(1000)
         library.simt_describe(text)
-        self.parameters = text.value.decode().split()
+        self.parameters = _parameters(text.value.decode().split())
 
     def __call__(self, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any]) -> None:
         self.simulator.launches.append(self.kernel)
@@ -96,7 +100,8 @@ class Function:
             raise SimtError(f"{len(arguments)} arguments for {self.parameters}")
         values = list(map(self._value, self.parameters, arguments))
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        fields = [x for a in arguments for x in (a if isinstance(a, Record) else (a,))]
+        arrays = [a for a in fields if isinstance(a, np.ndarray)]
         spans = [n for a in arrays for n in (a.ctypes.data, a.nbytes)]
         image = (ctypes.c_void_p * 3)()
         self.library.simt_image(image)
@@ -113,19 +118,49 @@ class Function:
         if error:
             raise SimtError(f"{self.kernel}: {error.decode()}")
 
-    def _value(self, parameter: str, argument: Any) -> Any:
+    def _value(self, parameter: str | list[str], argument: Any) -> Any:
         """The argument's bytes, if it is exactly what the parameter wants."""
-        if parameter.startswith("*"):
-            if argument is None:
-                return ctypes.c_void_p(0)
-            dtype = getattr(argument, "dtype", None)
-            if isinstance(argument, np.ndarray) and _code(dtype) == parameter[1:]:
-                if not argument.flags.c_contiguous:
-                    raise SimtError(f"{self.kernel}: an array that is not contiguous")
-                return ctypes.c_void_p(argument.ctypes.data)
-        elif isinstance(argument, np.generic) and _code(argument.dtype) == parameter:
+        if isinstance(argument, Record) and isinstance(parameter, list):
+            return self._struct(parameter, argument)
+        if isinstance(argument, np.generic) and _code(argument.dtype) == parameter:
             return ctypes.create_string_buffer(argument.tobytes(), argument.itemsize)
-        raise SimtError(f"{self.kernel}: {argument!r} for a parameter of type {parameter}")
+        return ctypes.c_void_p(self._address(parameter, argument))
+
+    def _struct(self, parameter: list[str], argument: Record) -> Any:
+        size, *fields = parameter
+        if len(fields) != len(argument):
+            raise SimtError(f"{self.kernel}: {len(argument)} fields for {fields}")
+        for field, x in zip(fields, argument, strict=True):
+            self._value(field, x)
+        packed = argument.packed(lambda array: array.ctypes.data)
+        if packed.nbytes != int(size):
+            raise SimtError(f"{self.kernel}: {packed.nbytes} bytes for a struct of {size}")
+        return ctypes.create_string_buffer(packed.tobytes(), packed.nbytes)
+
+    def _address(self, parameter: str | list[str], argument: Any) -> int:
+        if parameter[0] == "*" and argument is None:
+            return 0
+        fits = isinstance(argument, np.ndarray) and f"*{_code(argument.dtype)}" == parameter
+        if not fits:
+            raise SimtError(f"{self.kernel}: {argument!r} for a parameter of type {parameter}")
+        if not argument.flags.c_contiguous:
+            raise SimtError(f"{self.kernel}: an array that is not contiguous")
+        return argument.ctypes.data
+
+
+def _parameters(words: list[str]) -> list[Any]:
+    """What ``entry.cpp`` says of parameters; of a struct, a list."""
+    found: list[Any] = []
+    into = found
+    for word in words:
+        if word.startswith("("):
+            into = [word[1:]]
+            found.append(into)
+        elif word == ")":
+            into = found
+        else:
+            into.append(word)
+    return found
 
 
 def _code(dtype: Any) -> str:

@@ -15,6 +15,9 @@ import numpy as np
 
 from . import Simulator
 
+COPIES: list[str] = []
+"""Every copy between host and device, and so every wait of one for the other."""
+
 
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     """An array that only this module's functions may touch."""
@@ -25,6 +28,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         self.memory = memory
 
     def get(self) -> np.ndarray:
+        COPIES.append("from the device")
         return self.memory.copy()
 
     def __array__(self, *_, **__):
@@ -54,13 +58,13 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
         return len(self.memory)
 
     def __bool__(self):
-        return bool(self.memory)
+        return bool(self.get())
 
     def __float__(self):
-        return float(self.memory)
+        return float(self.get())
 
     def __int__(self):
-        return int(self.memory)
+        return int(self.get())
 
     def __dlpack__(self, **parameters):
         return self.memory.__dlpack__(**parameters)
@@ -96,11 +100,18 @@ def module(device: Device) -> types.ModuleType:
     """A module to stand for ``cupy`` in ``sys.modules``."""
     fake = types.ModuleType("cupy")
     fake.ndarray = ndarray
-    fake.asarray = lambda x, dtype=None: ndarray(np.array(getattr(x, "memory", x), dtype))
+    fake.asarray = _asarray
+    fake.cuda = types.SimpleNamespace(Device=nullcontext)
     fake.from_dlpack = lambda x: ndarray(np.from_dlpack(x))
     fake.empty = lambda shape, dtype=float: ndarray(device.simulator.xp.empty(shape, dtype))
     fake.__getattr__ = _function
     return fake
+
+
+def _asarray(x: Any, dtype: Any = None) -> ndarray:
+    if isinstance(x, np.ndarray):
+        COPIES.append("to the device")
+    return ndarray(np.array(getattr(x, "memory", x), dtype))
 
 
 def _function(name: str) -> Any:
@@ -117,6 +128,13 @@ class Device:
     def __init__(self, seed: int = 0):
         self.simulator = Simulator(seed)
         self.xp = module(self)
+        self._constants: dict[bytes, ndarray] = {}
+
+    def constant(self, values: np.ndarray) -> ndarray:
+        content = values.tobytes()
+        if content not in self._constants:
+            self._constants[content] = self.xp.asarray(values)
+        return self._constants[content]
 
     def function(self, file: str, kernel: str):
         compiled = self.simulator.function(file, kernel)
