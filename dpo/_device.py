@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+_CPU, _CUDA = 1, 2  # device types of DLPack
+
 
 def namespace(array: Any) -> Any:
     """The module of an array: ``numpy`` or ``cupy``."""
@@ -87,4 +89,14 @@ def launching_on(x: Any, kind: str) -> AbstractContextManager:
         return launching(x.device.index, stream)
     if kind == "cupy":
         return x.device
+    if kind in ("jax", "dlpack"):
+        return _gpu_of(x)
     return nullcontext()
+
+
+def _gpu_of(x: Any) -> AbstractContextManager:
+    """The GPU of an array by DLPack; its producer orders the streams."""
+    if hasattr(x, "devices") and len(x.devices()) > 1:
+        return nullcontext()  # sharded: refused where it is viewed
+    kind, index = x.__dlpack_device__() if hasattr(x, "__dlpack_device__") else (_CPU, 0)
+    return require_cupy("theta", "a GPU").cuda.Device(index) if kind == _CUDA else nullcontext()

@@ -9,13 +9,22 @@ from __future__ import annotations
 import itertools as it
 import sys
 import types
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import simt.cupy
+from dpo.kernels.codes import INDEPENDENT, JACOBIAN, JVP, SOBOL, VJP, Problem
+from dpo.kernels.cuda.exact_launch import launch as exact_launch
+from dpo.kernels.cuda.launch import launch
+from dpo.kernels.exact.codes import SECOND
+from dpo.kernels.noise import NORMAL
+from helpers import draws
 
 import dpo
 from dpo import _device
+
+SEED = np.array([0x12345678, 0x9ABCDEF0], np.uint32)
 
 NOISES = ("normal", "gumbel", "logistic")
 ORACLES = (dpo.Argmax(), dpo.TopK(2), dpo.Ranks(), dpo.ShortestPath(neighbors=8))
@@ -165,6 +174,93 @@ def test_bad_input_gets_the_cpus_errors(cupy):
     with pytest.raises(ValueError, match="y_true must be one-hot"):
         layer.loss(cupy.asarray(np.zeros((2, 3))), cupy.asarray(np.ones((2, 3))), seed=0)
     assert layer(cupy.asarray(np.empty((0, 3))), seed=0).shape == (0, 3)
+
+
+@contextmanager
+def room_for(cupy, arrays):
+    """In which the device has memory for so many more small arrays only."""
+    if hasattr(cupy, "get_default_memory_pool"):
+        pool = cupy.get_default_memory_pool()
+        pool.free_all_blocks()
+        pool.set_limit(size=pool.total_bytes() + 512 * arrays)
+        try:
+            yield
+        finally:
+            pool.set_limit(size=0)
+        return
+    room = it.count(arrays, -1)
+
+    def allocate(*_, **__):
+        if next(room) <= 0:
+            raise MemoryError("out of memory")
+        return empty(*_, **__)
+
+    empty = cupy.empty
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy, "empty", allocate)
+        patch.setattr(cupy, "zeros", allocate, raising=False)
+        yield
+
+
+@pytest.mark.parametrize("oracle", ORACLES, ids=str)
+def test_a_call_that_fails_does_not_fail_the_next(cupy, oracle):
+    """Wherever memory runs out."""
+    theta, v = map(cupy.asarray, scores(oracle))
+    layer = dpo.Perturbed(oracle, num_samples=24)
+    expected = layer.vjp(theta, v, seed=1).get()
+    for left in range(3):
+        with pytest.raises(MemoryError), room_for(cupy, left):
+            layer.vjp(theta, v, seed=1)
+    np.testing.assert_array_equal(layer.vjp(theta, v, seed=1).get(), expected)
+
+
+LAUNCHES = {
+    "argmax": (Problem(), VJP),
+    "top-k": (Problem("topk", (2,)), JVP),
+    "ranks": (Problem("ranks"), JACOBIAN),
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+@pytest.mark.parametrize("design", [INDEPENDENT, SOBOL])
+def test_a_second_launch_copies_nothing_and_waits_for_nothing(name, design):
+    """So that a graph can capture it; the seed is on the device."""
+    device = simt.cupy.Device()
+    theta, v = map(device.xp.asarray, scores(dpo.Argmax()))
+    epsilon, seed = device.xp.full((2, 1), 0.5, np.float32), device.xp.asarray(SEED)
+    noise = draws("normal", 16, 6, design)
+    problem, operation = LAUNCHES[name]
+    given = problem, theta, epsilon, noise._replace(seed=seed), operation
+    first = launch(*given, direction=v, mean=v, device=device)
+    simt.cupy.COPIES.clear()
+    second = launch(*given, direction=v, mean=v, device=device)
+    assert not simt.cupy.COPIES
+    np.testing.assert_array_equal(second.totals.get(), first.totals.get())
+    given = problem, theta, epsilon, noise, operation
+    from_host = launch(*given, direction=v, mean=v, device=device)
+    np.testing.assert_array_equal(from_host.totals.get(), first.totals.get())
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_a_second_exact_launch_copies_nothing_and_waits_for_nothing(name):
+    device = simt.cupy.Device()
+    theta, v = map(device.xp.asarray, scores(dpo.Argmax()))
+    epsilon = device.xp.full((2, 1), 0.5, np.float32)
+    given = LAUNCHES[name][0], theta, epsilon, NORMAL, SECOND
+    exact_launch(*given, v=v, w=theta, device=device)
+    simt.cupy.COPIES.clear()
+    exact_launch(*given, v=v, w=theta, device=device)
+    assert not simt.cupy.COPIES
+
+
+def test_no_path_is_an_error_and_the_next_call_is_well(cupy):
+    costs = np.ones((2, 3, 3), np.float32)
+    walled = costs.copy()
+    walled[1, 1] = np.inf
+    layer = dpo.Perturbed(dpo.ShortestPath(), num_samples=8)
+    with pytest.raises(ValueError, match="without a path of finite cost"):
+        layer(cupy.asarray(walled), seed=0)
+    equal(layer(cupy.asarray(costs), seed=0), layer(costs, seed=0), exactly=True)
 
 
 def test_without_cupy_the_error_names_the_extra(monkeypatch):

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import functools as ft
 import importlib
 import sys
 import types
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
 from dpo.kernels.cuda import sources
+from dpo.kernels.cuda.calls import Record
+
+from dpo import _device
+
+
+class Array:
+    """On the device."""
+
+    data = types.SimpleNamespace(ptr=0xABC)
 
 
 class Stream:
@@ -24,18 +34,30 @@ class Stream:
 def cupy(monkeypatch):
     """A module that records what it is asked to compile and launch."""
     fake = types.ModuleType("cupy")
-    fake.modules, fake.launches = [], []
+    fake.modules, fake.launches, fake.failures, fake.entered = [], [], [], []
 
     class RawModule:
         def __init__(self, **parameters):
             fake.modules.append(parameters)
 
         def get_function(self, name):
-            return lambda *launch: fake.launches.append((name, *launch))
+            return ft.partial(launch, name)
+
+    def launch(name, *arguments):
+        if fake.failures:
+            raise fake.failures.pop()
+        fake.launches.append((name, *arguments))
+
+    @contextmanager
+    def on_device(index):
+        fake.entered.append(index)
+        yield
+        fake.entered.append("left")
 
     fake.RawModule = RawModule
+    fake.ndarray, fake.asarray = Array, np.array
     fake.cuda = types.SimpleNamespace(
-        Device=nullcontext, Stream=Stream, runtime=types.SimpleNamespace(getDevice=lambda: 1)
+        Device=on_device, Stream=Stream, runtime=types.SimpleNamespace(getDevice=lambda: 1)
     )
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.delitem(sys.modules, "dpo.kernels.cuda.device", raising=False)
@@ -67,4 +89,43 @@ def test_none_is_a_null_pointer(cupy):
 
 def test_launches_go_to_the_callers_stream(cupy):
     with cupy.device.launching(1, stream=0xABC) as device:
-        assert device.index == 1
+        assert device.index == 1 and cupy.entered == [1]
+    assert cupy.entered == [1, "left"]
+
+
+@pytest.mark.parametrize("kind", ["jax", "dlpack"])
+def test_launches_go_to_the_gpu_of_the_scores(cupy, kind):
+    """Whichever GPU is current."""
+
+    class OnSecondGpu:
+        def __dlpack_device__(self):
+            return 2, 1
+
+    with _device.launching_on(OnSecondGpu(), kind):
+        assert cupy.entered == [1]
+
+
+def test_a_struct_is_bytes_laid_out_as_in_c(cupy):
+    record = Record((Array(), None, np.int32(7), np.float64(0.5)))
+    cupy.device.current().function("argmax.cu", "one_hot")((2,), (64,), (record,))
+    ((*_, (struct,)),) = cupy.launches
+    assert type(struct) is np.ndarray and struct.ndim == 0 and struct.nbytes == 32
+    assert struct.tolist() == (0xABC, 0, 7, 0.5)
+
+
+def test_constants_are_copied_once_a_device(cupy):
+    rules = np.arange(6.0).reshape(2, 3)
+    first, again = (cupy.device.CupyDevice(0).constant(rules) for _ in range(2))
+    other = cupy.device.CupyDevice(1).constant(rules)
+    np.testing.assert_array_equal(first, rules)
+    assert first is again and other is not first
+
+
+def test_a_launch_that_fails_does_not_fail_the_next(cupy):
+    """Nothing is kept of it."""
+    function = cupy.device.current().function("argmax.cu", "one_hot")
+    cupy.failures.append(RuntimeError("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"))
+    with pytest.raises(RuntimeError, match="OUT_OF_RESOURCES"):
+        function((1,), (64,), ())
+    function((1,), (64,), ())
+    assert len(cupy.launches) == 1

@@ -179,6 +179,14 @@ def test_top_k_that_does_not_fit_is_refused():
         launch(Problem("topk", (20_000,)), theta, temperatures(theta, False), 0, VALUE)
 
 
+def test_temperatures_far_apart_are_refused():
+    """Else nodes as fine as the smallest needs would keep the device for hours."""
+    theta = np.zeros((2, 3), np.float32)
+    epsilon = np.array([[1, 1, 1], [1e-3, 1, 1e3]], np.float32)
+    with pytest.raises(ValueError, match="differ by a factor of at most"):
+        launch(Problem("ranks"), theta, epsilon, noise.NORMAL, VALUE)
+
+
 def test_codes_are_those_of_python():
     text = (sources.FOLDER / "exact.cuh").read_text()
     (names,) = re.findall(r"enum Expectation \{ ([^}]+) \};", text)

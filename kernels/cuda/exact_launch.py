@@ -1,8 +1,10 @@
 """Launch the CUDA kernels of exact expectations: each oracle by the method that suits a GPU.
 
 ``launch`` has the signature of ``kernels/exact/launch.py``, with device arrays in and out, and
-equals it to the rounding of the sums. Nothing waits for the device; the rules of the quadrature,
-which the host finds, are copied there at every launch, so a graph cannot capture it.
+equals it to the rounding of the sums. The rules of the quadrature, which the host finds, are copied
+to the device once and kept there. With one temperature a row nothing waits for the device, and a
+graph can capture a launch that was made before; where each coordinate has its own, the host looks
+at how far apart they are.
 
     argmax   Gumbel noise, one temperature a row: the softmax, by array functions; else a trapezoid
              rule (``exact_argmax.cu``)
@@ -128,6 +130,8 @@ def launch(
     request = Request(problem, theta, epsilon, family, operation, v, w, tolerance, device, threads)
     if request.rows == 0:
         return device.xp.zeros((0, request.slots, request.size), np.float64)
+    if request.per_coordinate:
+        nodes.check_spread(request.epsilon)
     if problem.oracle == "argmax":
         softmax = family == GUMBEL and not request.per_coordinate
         return _softmax(request) if softmax else _argmax(request)
@@ -159,7 +163,7 @@ def _argmax(request: Request) -> Array:
     xp, d, operation = request.device.xp, request.d, request.operation
     rules = nodes.rules(request.family, d, request.tolerance, request.order)
     parts = _PARTS if d > _LONG and operation != JACOBIAN else 1
-    rules_there = xp.asarray(rules)
+    rules_there = request.device.constant(rules)
     out = xp.zeros((request.rows, request.slots, request.size), np.float64)
     threads = request.threads or _threads(d)
     work = 2 * d * request.theta.itemsize + (parts > 1) * 8 * parts * request.slots * d
@@ -225,7 +229,7 @@ def _topk(request: Request) -> Array:
         )
     law = request.family, d, request.tolerance, request.order, min(k, d - k)
     rules = np.stack([nodes.rules(*law, mirrored) for mirrored in (False, True)])
-    rules_there = xp.asarray(rules)
+    rules_there = request.device.constant(rules)
     mean = np.float64(FAMILIES[request.family].mean)
     request = request.in_float64()
     out = xp.empty((rows, request.slots, d), np.float64)

@@ -18,7 +18,6 @@ PAIRS = 256
 """Coordinates up to which ranks go over pairs: about where nodes become cheaper."""
 _WIDE = 4096
 _TOPK_BYTES = 2**30
-_WIDEST = 1e4
 _NODE_NS = 1.0  # of a coordinate, roughly: what threads are worth waking for
 
 
@@ -50,7 +49,7 @@ def launch(
     if problem.oracle == "argmax" and family == GUMBEL and shared:
         return softmax.integrals(operation, theta, epsilon, v, w)
     if not shared and rows:
-        _check_spread(epsilon)
+        nodes.check_spread(epsilon)
     pairs = problem.oracle == "ranks" and shared and d <= PAIRS
     if operation == JACOBIAN and problem.oracle != "argmax" and not pairs:
         return _by_columns(problem, theta, epsilon, family, tolerance)
@@ -116,16 +115,6 @@ def _parts(rows: int, d: int, rule: np.ndarray) -> int:
     """Into how many tasks a row's blocks are split: few long rows, whatever the threads."""
     step, low, high = rule
     return math.ceil((high - low) / (step * LANES)) if rows < 4 and d >= _WIDE else 1
-
-
-def _check_spread(epsilon: np.ndarray) -> None:
-    """Nodes as fine as the smallest temperature must reach as far as the largest."""
-    spread = float((epsilon.max(1) / epsilon.min(1)).max())
-    if spread > _WIDEST:
-        raise ValueError(
-            f"method='exact' is for rows whose temperatures differ by a factor of at most "
-            f"{_WIDEST:.0e}, got {spread:.1e}; use method='mc'"
-        )
 
 
 def _topk_bytes(d: int, k: int, operation: int) -> int:

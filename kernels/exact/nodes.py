@@ -19,7 +19,7 @@ probability by a share of that.
 from __future__ import annotations
 
 import functools as ft
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -28,6 +28,18 @@ from ..noise import FAMILIES, Family
 
 FINEST = 1 / 4096
 """Steps are multiples of it, so that nodes are exact in float32."""
+_WIDEST = 1e4
+"""A row's largest temperature, over its smallest."""
+
+
+def check_spread(epsilon: Any) -> None:
+    """Nodes as fine as the smallest temperature must reach as far as the largest."""
+    spread = float((epsilon.max(1) / epsilon.min(1)).max())
+    if spread > _WIDEST:
+        raise ValueError(
+            f"method='exact' is for rows whose temperatures differ by a factor of at most "
+            f"{_WIDEST:.0e}, got {spread:.1e}; use method='mc'"
+        )
 
 
 class Rule(NamedTuple):
