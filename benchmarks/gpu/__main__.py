@@ -1,129 +1,214 @@
-"""A few minutes on a GPU: the tests, equality with the CPU, compute-sanitizer, times beside peers.
+"""A few minutes on a GPU: equality with the CPU, times beside peers, compute-sanitizer, the tests.
 
-    python -m benchmarks.gpu --out benchmarks/results/gpu
+    python -m benchmarks.gpu.equality --write expected.npz        # beforehand, on any machine
+    python -m benchmarks.gpu --out FOLDER --expected expected.npz --minutes 9
 
-writes ``gpu.json`` and ``gpu.md``, and ``gpu.png`` where matplotlib is installed. Not yet run: no
+Every part is a process with a time limit of its own, the ones that matter most first, and each
+result is on disk as soon as there is one: ``results.jsonl``, and, made again after every part,
+``gpu.json``, ``gpu.md`` and ``gpu.png``. A part that fails, hangs or runs out of memory costs only
+itself. ``--dry-run`` goes through all of it on the tests' simulator, at tiny sizes. Not yet run: no
 GPU was at hand when this was written.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
+import os
 import shutil
+import signal
 import subprocess
 import sys
-from importlib import metadata
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from ..cuda_bounds import UNFUSED_BOUND
-from . import equality, timing
+from . import devices, equality, report, timing
 
-PACKAGES = ("perturbed-optimizers", "cupy-cuda13x", "cupy-cuda12x", "torch", "jax", "numpy")
-
-
-def machine() -> dict[str, str]:
-    """What the numbers depend on."""
-    import cupy
-
-    runtime = cupy.cuda.runtime
-    properties = runtime.getDeviceProperties(cupy.cuda.Device().id)
-    found = {
-        "date": str(datetime.date.today()),
-        "gpu": properties["name"].decode(),
-        "driver": str(runtime.driverGetVersion()),
-        "python": platform.python_version(),
-    }
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+Result = dict[str, Any]
 
 
-def sanitized(tool: str) -> str:
-    """What compute-sanitizer says of small launches of every kernel."""
-    if shutil.which("compute-sanitizer") is None:
-        return "not installed"
-    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-    command += [sys.executable, "-m", "benchmarks.gpu.equality", "--small"]
-    out = subprocess.run(command, capture_output=True, text=True, check=False)
-    return "silent" if out.returncode == 0 else out.stdout[-2000:] + out.stderr[-2000:]
+class Setting(NamedTuple):
+    """What the command line says to a part."""
+
+    out: Path
+    expected: Path | None
+    dry_run: bool
+
+    @property
+    def machine(self) -> devices.Machine:
+        return devices.Simulated() if self.dry_run else devices.Gpu()
+
+    def command(self, part: str) -> list[str]:
+        """That runs one part alone."""
+        command = [sys.executable, "-m", "benchmarks.gpu", "--part", part, "--out", str(self.out)]
+        command += ["--expected", str(self.expected)] if self.expected else []
+        return command + (["--dry-run"] if self.dry_run else [])
 
 
-def tested() -> str:
+# ---------------------------------------------------------------------------------------- the parts
+
+
+def machine(setting: Setting) -> Iterator[Result]:
+    yield setting.machine.describe()
+
+
+def code(setting: Setting) -> Iterator[Result]:
+    """Instructions a coordinate, where there is a disassembler."""
+    from ..asv.cuda_code import KINDS, argmax_code, offline
+
+    if offline is None or offline.nvdisasm() is None:
+        return
+    for noise in KINDS:
+        for precision in ("fast", "portable"):
+            found = argmax_code(noise, precision)
+            yield {"noise": noise, "precision": precision, **found._asdict()}
+
+
+def compared(setting: Setting) -> Iterator[Result]:
+    size = "tiny" if setting.dry_run else "full"
+    yield from equality.compare(setting.machine, size, setting.expected)
+
+
+def small(setting: Setting) -> Iterator[Result]:
+    """One launch of every kernel, for compute-sanitizer to watch."""
+    place = setting.machine
+    for case in equality.cases("tiny" if setting.dry_run else "small"):
+        case.run(equality.cuda.launch, place.xp, device=place.kernels)
+    yield {}
+
+
+def sanitized(tool: str) -> Callable[[Setting], Iterator[Result]]:
+    def part(setting: Setting) -> Iterator[Result]:
+        if shutil.which("compute-sanitizer") is None:
+            yield {"said": "compute-sanitizer is not installed"}
+            return
+        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
+        out = run([*command, *setting.command("small")])
+        yield {"said": "silent" if out.returncode == 0 else tail(out)}
+
+    return part
+
+
+def tested(setting: Setting) -> Iterator[Result]:
     """The last line of what pytest says of the tests that are for a GPU."""
-    command = [sys.executable, "-m", "pytest", "-q", "tests", "-k", "GPU"]
-    out = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (out.stdout.strip().splitlines() or [out.stderr[-500:]])[-1]
+    only = "GPU" if not setting.dry_run else "GPU and adaptive"
+    yield {"said": tail(run([sys.executable, "-m", "pytest", "-q", "tests", "-k", only]), 200)}
 
 
-def markdown(report: dict) -> str:
-    lines = ["# On a GPU", "", *(f"* {k}: {v}" for k, v in report["machine"].items()), ""]
-    results = [equality.Result(*r) for r in report["equality"]]
-    differing = [r.case for r in results if not r.counts_equal]
-    worst = max(r.worst for r in results)
-    lines += [
-        f"{len(results)} launches against the CPU: counts of {len(differing)} differ {differing};",
-        f"the largest relative difference of a float sum is {worst:.1e}.",
-        "",
-        f"* tests: {report['tests']}",
-        *(f"* compute-sanitizer {tool}: {said}" for tool, said in report["sanitizers"].items()),
-        "",
-        f"An unfused version cannot pass {UNFUSED_BOUND:.1e} coordinates a second on an H200.",
-        "",
-        "| work | contender | ms | coordinates or problems a second | MB beyond inputs |",
-        "|---|---|---|---|---|",
-    ]
-    for row in report["times"]:
-        time = timing.Time(*row)
-        lines.append(
-            f"| {time.work} | {time.contender} | {time.milliseconds:.3f} | {time.per_second:.2e} "
-            f"| {time.peak_mb:.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def plot(report: dict, path: Path) -> None:
-    """Bars of coordinates a second, a group of them for each size of the argmax."""
-    from matplotlib import pyplot as plt
+def tail(out: subprocess.CompletedProcess[str], characters: int = 1500) -> str:
+    return (out.stdout + out.stderr).strip()[-characters:].replace("\n", " | ")
 
-    times = [timing.Time(*row) for row in report["times"] if row[0].startswith("argmax")]
-    works = list(dict.fromkeys(time.work for time in times))
-    figure, axes = plt.subplots(len(works), 1, figsize=(7, 1.2 * len(works) + 1), sharex=True)
-    for axis, work in zip(axes, works, strict=True):
-        mine = [time for time in times if time.work == work]
-        axis.barh([time.contender for time in mine], [time.per_second for time in mine])
-        axis.set_title(work, fontsize=8)
-        axis.set_xscale("log")
-    axes[-1].set_xlabel("perturbed coordinates a second")
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+
+PARTS: dict[str, tuple[int, Callable[[Setting], Iterator[Result]]]] = {
+    "machine": (40, machine),
+    "dpo": (150, lambda setting: timing.ours(setting.machine, setting.dry_run)),
+    "torch": (50, lambda setting: timing.torch_rows(setting.machine, setting.dry_run)),
+    "equality": (150, compared),
+    "jax": (80, lambda setting: timing.jax_rows(setting.machine, setting.dry_run)),
+    "torch.compile": (
+        120, lambda setting: timing.torch_rows(setting.machine, setting.dry_run, compiled=True),
+    ),
+    "memcheck": (100, sanitized("memcheck")),
+    "racecheck": (100, sanitized("racecheck")),
+    "code": (40, code),
+    "tests": (240, tested),
+}  # fmt: skip
+"""Seconds, and what yields results; in order of what should be known if time is short."""
+
+
+# ---------------------------------------------------------------------------------------- one part
+
+
+def results_of(out: Path) -> Path:
+    return out / "results.jsonl"
+
+
+def note(out: Path, part: str, result: Result) -> None:
+    """Add a line, on disk at once."""
+    with results_of(out).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"part": part, **result}) + "\n")
+
+
+def run_part(part: str, setting: Setting) -> None:
+    function = small if part == "small" else PARTS[part][1]
+    for result in function(setting):
+        if result:
+            note(setting.out, part, result)
+
+
+# --------------------------------------------------------------------------------------- all parts
+
+
+def supervise(part: str, limit: float, setting: Setting) -> None:
+    """Run a part, and end it and all its children at the limit."""
+    environment = {
+        **os.environ,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # or JAX would take three quarters of the memory
+        "PYTHONUNBUFFERED": "1",
+    }
+    process = subprocess.Popen(
+        setting.command(part), env=environment, start_new_session=True, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        errors = process.communicate(timeout=limit)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        note(setting.out, part, {"stopped": f"after {limit:.0f} seconds"})
+        return
+    if process.returncode:
+        note(setting.out, part, {"stopped": f"with {' | '.join(errors.split(chr(10))[-6:])}"})
+
+
+def write_report(out: Path) -> list[Result]:
+    """Everything that is known so far."""
+    path = results_of(out)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines()]
+    (out / "gpu.json").write_text(json.dumps(lines, indent=1), encoding="utf-8")
+    (out / "gpu.md").write_text(report.markdown(lines), encoding="utf-8")
+    try:
+        report.plot(lines, out / "gpu.png")
+    except ImportError:
+        print("no plot: matplotlib is not installed")
+    return lines
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="a folder")
-    out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    report = {
-        "machine": machine(),
-        "tests": tested(),
-        "equality": list(equality.compare()),
-        "sanitizers": {tool: sanitized(tool) for tool in ("memcheck", "racecheck")},
-        "times": [*timing.argmax_times(), *timing.oracle_times()],
-    }
-    (out / "gpu.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    (out / "gpu.md").write_text(markdown(report), encoding="utf-8")
-    try:
-        plot(report, out / "gpu.png")
-    except ImportError:
-        print("no plot: matplotlib is not installed")
-    print(markdown(report))
-    return int(not all(result.counts_equal for result in report["equality"]))
+    parser.add_argument("--expected", type=Path, help="what benchmarks.gpu.equality --write made")
+    parser.add_argument("--minutes", type=float, default=9, help="for everything; default 9")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--dry-run", action="store_true", help="on the simulator, tiny sizes")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    setting = Setting(arguments.out, arguments.expected, arguments.dry_run)
+    if arguments.part:
+        run_part(arguments.part, setting)
+        return 0
+    setting.out.mkdir(parents=True, exist_ok=True)
+    results_of(setting.out).unlink(missing_ok=True)
+    deadline = time.monotonic() + 60 * arguments.minutes
+    for part in arguments.parts.split(","):
+        start = time.monotonic()
+        left = deadline - start
+        if left < 5:
+            note(setting.out, part, {"stopped": "before it began: no time was left"})
+            continue
+        supervise(part, min(PARTS[part][0], left), setting)
+        write_report(setting.out)
+        print(f"{part}: {time.monotonic() - start:.0f} s", flush=True)
+    lines = write_report(setting.out)
+    print((setting.out / "gpu.md").read_text(encoding="utf-8"))
+    return int(not all(line["counts_equal"] for line in lines if "counts_equal" in line))
 
 
 if __name__ == "__main__":

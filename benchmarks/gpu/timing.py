@@ -1,189 +1,222 @@
 """Times on one GPU by CUDA events, with a cold L2 cache: ours and what users write today.
 
 The work is a perturbed argmax of float32 scores (B, d) with M normal samples: its value, or value
-and VJP. Peers materialise M x B x d noise; a peer that runs out of memory is left out.
+and VJP; for ranks, the value. Peers materialise M x B x d noise; one that runs out of memory says
+so in its row.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from dpo.kernels.codes import MAXIMUM, VALUE, VJP, Draws, Problem
 from dpo.kernels.cuda import launch as cuda
 
+from .devices import Machine, Step
+
 EPSILON = 0.5
-ROUNDS = 15
-L2_BYTES = 2**28
-"""More than any L2 cache holds; written before each timing."""
+ARGMAX = [(128, 10, 1000), (128, 1000, 1000), (4, 32000, 64)]
+RANKS = (128, 100, 1000)
+TINY = [(2, 10, 32)]
 
-SIZES = [(128, 10, 1000), (128, 1000, 1000), (4, 32000, 64)]
-Steps = dict[str, Callable[[int], object]]
-
-
-class Time(NamedTuple):
-    """One contender on one workload."""
-
-    work: str
-    contender: str
-    milliseconds: float
-    per_second: float
-    """Perturbed coordinates, or solved problems."""
-    peak_mb: float
-    """Device memory that one call takes beyond its inputs."""
+Steps = dict[str, Step]
+Peak = Callable[[Step], int | None]
 
 
-def milliseconds(step: Callable[[int], object]) -> float:
-    """The median of some calls, after two that warm up."""
-    import cupy
+def measured(
+    machine: Machine, oracle: str, shape: tuple[int, int, int], name: str, steps: Steps, peak: Peak
+) -> Iterator[dict[str, Any]]:
+    """A row for each step; a failure, most often of memory, is a row too."""
+    rows, d, num_samples = shape
+    for work, step in steps.items():
+        row: dict[str, Any] = {
+            "work": f"{oracle} {work} B={rows} d={d} M={num_samples}",
+            "contender": name,
+            "coordinates": rows * d * num_samples,
+            "problems": rows * num_samples,
+        }
+        try:
+            row["peak_bytes"] = peak(step)
+            row["milliseconds"] = machine.milliseconds(step)
+        except Exception as error:  # the next step may fit
+            row["error"] = f"{type(error).__name__}: {error}"[:300]
+        yield row
 
-    flush = cupy.empty(L2_BYTES, np.uint8)
-    start, end = cupy.cuda.Event(), cupy.cuda.Event()
-    times = []
-    for seed in range(ROUNDS + 2):
-        flush.fill(seed)
-        cupy.cuda.Device().synchronize()
-        start.record()
-        step(seed)
-        end.record()
-        end.synchronize()
-        times.append(cupy.cuda.get_elapsed_time(start, end))
-    return statistics.median(times[2:])
+
+def scores(machine: Machine, rows: int, d: int) -> Any:
+    theta = np.random.default_rng(0).uniform(0.5, 2, (rows, d)).astype(np.float32)
+    return machine.xp.asarray(theta)
 
 
-def our_steps(problem: Problem, theta, num_samples: int, precision: str) -> Steps:
+# -------------------------------------------------------------------------------------------- ours
+
+
+def our_steps(
+    machine: Machine, problem: Problem, theta: Any, num_samples: int, precision: str
+) -> Steps:
     """Kernel launches as the API makes them."""
-    import cupy
+    xp, device = machine.xp, machine.kernels
+    v, epsilon = xp.ones_like(theta), xp.full((len(theta), 1), EPSILON, theta.dtype)
 
-    v, epsilon = cupy.ones_like(theta), cupy.full((len(theta), 1), EPSILON, theta.dtype)
-
-    def launch(seed, operation, **parameters):
+    def launch(seed: int, operation: int, **parameters: Any) -> Any:
         draws = Draws(0, (seed, 0), num_samples)
-        return cuda.launch(
-            problem, theta, epsilon, draws, operation, precision=precision, **parameters
-        )
+        given = problem, theta, epsilon, draws, operation
+        return cuda.launch(*given, precision=precision, device=device, **parameters)
 
-    def both(seed):
-        memo = cuda.new_memo(problem, theta, epsilon, Draws(0, (seed, 0), num_samples))
+    def both(seed: int) -> Any:
+        memo = cuda.new_memo(problem, theta, epsilon, Draws(0, (seed, 0), num_samples), device)
         value = launch(seed, VALUE, memo=memo).counts[:, 0] / num_samples
         return launch(seed, VJP, direction=v, mean=value.astype(theta.dtype), memo=memo).totals
 
-    return {"value": lambda seed: launch(seed, VALUE), "value and vjp": both,
-            "maximum": lambda seed: launch(seed, MAXIMUM)}  # fmt: skip
+    return {
+        "value": lambda seed: launch(seed, VALUE),
+        "value and vjp": both,
+        "maximum": lambda seed: launch(seed, MAXIMUM),
+    }
 
 
-def torch_steps(theta, num_samples: int, compiled: bool) -> Steps:
-    """The usual lines of torch, on torch's own copy of the scores."""
+def paths(rows: int, side: int) -> Problem:
+    """From corner to corner, eight neighbours."""
+    places = np.tile([0, side * side - 1], (rows, 1))
+    return Problem("grid_path", (side, side, 8, 0), places, minimises=True)
+
+
+def our_cases(tiny: bool) -> Iterator[tuple[str, Problem, tuple[int, int, int]]]:
+    for shape in TINY if tiny else ARGMAX:
+        yield "argmax", Problem(), shape
+    if tiny:
+        yield "paths 4x4", paths(2, 4), (2, 16, 32)
+        return
+    yield "ranks", Problem("ranks"), (128, 10, 1000)
+    yield "ranks", Problem("ranks"), RANKS
+    yield "ranks", Problem("ranks"), (128, 1000, 100)
+    yield "ranks", Problem("ranks"), (16, 8000, 16)
+    yield "top-10", Problem("topk", (10,)), (128, 1000, 100)
+    yield "paths 12x12", paths(128, 12), (128, 144, 1000)
+    yield "paths 30x30", paths(128, 30), (128, 900, 100)
+    yield "paths 64x64", paths(16, 64), (16, 4096, 32)
+
+
+def ours(machine: Machine, tiny: bool) -> Iterator[dict[str, Any]]:
+    for oracle, problem, shape in our_cases(tiny):
+        theta = scores(machine, *shape[:2])
+        for precision in ("fast", "portable"):
+            steps = our_steps(machine, problem, theta, shape[2], precision)
+            name = f"dpo {precision}"
+            yield from measured(machine, oracle, shape, name, steps, machine.peak_bytes)
+
+
+# ------------------------------------------------------------------------------------------- peers
+
+
+def torch_steps(theta: Any, num_samples: int, compiled: bool) -> Steps:
+    """The usual lines of torch."""
     import torch
 
-    theta = torch.from_dlpack(theta).clone()
     v = torch.ones_like(theta)
 
-    def decide(theta):
-        z = torch.randn(num_samples, *theta.shape, device=theta.device)
+    def noise() -> Any:
+        return torch.randn(num_samples, *theta.shape, device=theta.device)
+
+    def value() -> Any:
+        winners = (theta + EPSILON * noise()).argmax(-1)
+        ones = torch.ones_like(winners, dtype=theta.dtype)
+        return torch.zeros_like(theta).scatter_add_(1, winners.T, ones.T) / num_samples
+
+    def both() -> Any:
+        z = noise()
         winners = (theta + EPSILON * z).argmax(-1)
         ones = torch.ones_like(winners, dtype=theta.dtype)
-        value = torch.zeros_like(theta).scatter_add_(1, winners.T, ones.T) / num_samples
-        return z, winners, value
+        mean = torch.zeros_like(theta).scatter_add_(1, winners.T, ones.T) / num_samples
+        weights = v.gather(1, winners.T) - (v * mean).sum(1, keepdim=True)
+        return mean, torch.einsum("bm,mbd->bd", weights, z) / ((num_samples - 1) * EPSILON)
 
-    def both(theta, v):
-        z, winners, value = decide(theta)
-        weights = v.gather(1, winners.T) - (v * value).sum(1, keepdim=True)
-        return value, torch.einsum("bm,mbd->bd", weights, z) / ((num_samples - 1) * EPSILON)
+    def ranks() -> Any:
+        order = (theta + EPSILON * noise()).argsort(-1).argsort(-1)
+        return (order + 1).to(theta.dtype).mean(0)
 
-    value = lambda theta: decide(theta)[2]  # noqa: E731
+    made = {"value": value, "value and vjp": both, "ranks": ranks}
     if compiled:
-        value, both = torch.compile(value), torch.compile(both)
-    return {"value": lambda seed: value(theta), "value and vjp": lambda seed: both(theta, v)}
+        made = {name: torch.compile(step) for name, step in made.items()}
+    return {name: lambda seed, step=step: step() for name, step in made.items()}
 
 
-def jax_steps(theta, num_samples: int) -> Steps:
+def torch_rows(machine: Machine, tiny: bool, compiled: bool = False) -> Iterator[dict[str, Any]]:
+    import torch
+
+    def peak(step: Step) -> int | None:
+        if tiny:
+            return None
+        step(0)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step(0)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    yield from peer_rows(
+        machine, tiny, "torch.compile" if compiled else "torch eager",
+        lambda theta, m: torch_steps(torch.from_dlpack(theta).clone(), m, compiled), peak,
+    )  # fmt: skip
+
+
+def jax_steps(theta: Any, num_samples: int) -> Steps:
     """The same under jit; waits for the result, since events are another stream's."""
     import jax
     import jax.numpy as jnp
 
-    theta = jnp.asarray(theta.get())
     v = jnp.ones_like(theta)
 
-    def decide(seed):
+    def decide(seed: Any) -> Any:
         z = jax.random.normal(jax.random.key(seed), (num_samples, *theta.shape))
         winners = (theta + EPSILON * z).argmax(-1)
         return z, winners, jax.nn.one_hot(winners, theta.shape[1]).mean(0)
 
-    @jax.jit
-    def value(seed):
-        return decide(seed)[2]
-
-    @jax.jit
-    def both(seed):
+    def both(seed: Any) -> Any:
         z, winners, value = decide(seed)
         weights = jnp.take_along_axis(v, winners.T, 1) - (v * value).sum(1, keepdims=True)
         return value, jnp.einsum("bm,mbd->bd", weights, z) / ((num_samples - 1) * EPSILON)
 
-    def waiting(step):
-        return lambda seed: jax.block_until_ready(step(seed))
+    def ranks(seed: Any) -> Any:
+        z = jax.random.normal(jax.random.key(seed), (num_samples, *theta.shape))
+        return (theta + EPSILON * z).argsort(-1).argsort(-1).mean(0) + 1
 
-    return {"value": waiting(value), "value and vjp": waiting(both)}
-
-
-def contenders(theta, num_samples: int):
-    """Name and steps of whatever is installed."""
-    for precision in ("fast", "portable"):
-        yield f"dpo {precision}", lambda p=precision: our_steps(Problem(), theta, num_samples, p)
-    yield "torch eager", lambda: torch_steps(theta, num_samples, compiled=False)
-    yield "torch.compile", lambda: torch_steps(theta, num_samples, compiled=True)
-    yield "jax jit", lambda: jax_steps(theta, num_samples)
+    made = {"value": lambda seed: decide(seed)[2], "value and vjp": both, "ranks": ranks}
+    made = {name: jax.jit(step) for name, step in made.items()}
+    return {
+        name: lambda seed, step=step: jax.block_until_ready(step(seed))
+        for name, step in made.items()
+    }
 
 
-def free_bytes() -> int:
-    import cupy
+def jax_rows(machine: Machine, tiny: bool) -> Iterator[dict[str, Any]]:
+    import jax
 
-    return cupy.cuda.runtime.memGetInfo()[0]
+    def peak(step: Step) -> int | None:
+        """The process's peak so far: sizes rise."""
+        step(0)
+        found = jax.devices()[0].memory_stats()
+        return found["peak_bytes_in_use"] if found else None
 
+    def steps(theta: Any, num_samples: int) -> Steps:
+        host = theta if isinstance(theta, np.ndarray) else theta.get()
+        return jax_steps(jax.numpy.asarray(host), num_samples)
 
-def argmax_times():
-    """Every contender on every size."""
-    import cupy
-
-    for rows, d, num_samples in SIZES:
-        theta = cupy.random.default_rng(0).standard_normal((rows, d), dtype=np.float32)
-        for name, make in contenders(theta, num_samples):
-            try:
-                for work, step in make().items():
-                    before = free_bytes()
-                    ms = milliseconds(step)
-                    yield Time(
-                        f"argmax {work} B={rows} d={d} M={num_samples}", name, ms,
-                        rows * d * num_samples / ms * 1e3, max(0, before - free_bytes()) / 2**20,
-                    )  # fmt: skip
-            except ImportError as missing:
-                print(f"skipped {name}: {missing}")
-            except Exception as error:  # most often out of memory: the next contender may fit
-                print(f"failed {name}: {type(error).__name__}: {error}"[:200])
-            cupy.get_default_memory_pool().free_all_blocks()
+    yield from peer_rows(machine, tiny, "jax jit", steps, peak)
 
 
-def oracle_times():
-    """Ours for the other oracles: solved problems a second."""
-    import cupy
-
-    cases = [
-        ("ranks d=100", Problem("ranks"), 128, 100, 1000),
-        ("top-10 of 1000", Problem("topk", (10,)), 128, 1000, 100),
-        ("paths 12x12", None, 128, 144, 1000),
-        ("paths 30x30", None, 128, 900, 100),
-    ]
-    for name, problem, rows, d, num_samples in cases:
-        side = int(d**0.5)
-        if problem is None:
-            places = np.tile([0, d - 1], (rows, 1))
-            problem = Problem("grid_path", (side, side, 8, 0), places, minimises=True)
-        theta = cupy.random.default_rng(0).random((rows, d), dtype=np.float32) + np.float32(0.5)
-        for precision in ("fast", "portable"):
-            for work, step in our_steps(problem, theta, num_samples, precision).items():
-                ms = milliseconds(step)
-                solved = rows * num_samples / ms * 1e3
-                work = f"{name} {work} B={rows} M={num_samples}"
-                yield Time(work, f"dpo {precision}", ms, solved, 0)
+def peer_rows(
+    machine: Machine, tiny: bool, name: str, make: Callable[[Any, int], Steps], peak: Peak
+) -> Iterator[dict[str, Any]]:
+    """Argmax and ranks; one contender has the process for itself."""
+    for shape in TINY if tiny else ARGMAX:
+        steps = make(scores(machine, *shape[:2]), shape[2])
+        of_argmax = {work: steps[work] for work in ("value", "value and vjp")}
+        yield from measured(machine, "argmax", shape, name, of_argmax, peak)
+    shape = TINY[0] if tiny else RANKS
+    steps = {"value": make(scores(machine, *shape[:2]), shape[2])["ranks"]}
+    yield from measured(machine, "ranks", shape, name, steps, peak)
