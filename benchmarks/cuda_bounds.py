@@ -1,10 +1,11 @@
-"""What the compiler made of the CUDA argmax, and how fast a GPU could be with it at best.
+"""What the compiler made of the CUDA kernels, and how fast a GPU could be with it at best.
 
     python -m benchmarks.cuda_bounds --out benchmarks/results/cuda-code.md
 
-counts the machine instructions of the inner loop (no GPU is needed) and turns them into two bounds
-on an H200: what it can issue, and what an unfused version could move through memory. A regression
-of the compiled code shows here before anyone runs it.
+counts the machine instructions of the argmax's inner loop (no GPU is needed) and turns them into
+two bounds on an H200: what it can issue, and what an unfused version could move through memory. Of
+the solvers it says how many warps, or problems, an H200's multiprocessor can hold at a time. A
+regression of the compiled code shows here before anyone runs it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import datetime
 from importlib.metadata import version
 from pathlib import Path
+
+from dpo.kernels.cuda import offline
 
 from .asv.cuda_code import KINDS, argmax_code
 
@@ -30,19 +33,47 @@ UNFUSED_BOUND = H200_BYTES / UNFUSED_BYTES
 """Coordinates a second."""
 
 
-def bound(instructions: float) -> float:
-    """Perturbed coordinates a second on an H200, if nothing but issue slots is short."""
-    return H200_LANES * H200_CLOCK / instructions
+DRAW = "Draw<float, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>"
+SOLVERS = [
+    (f"{oracle}<{DRAW}, {team}, {capacity}>", of)
+    for oracle, team, capacity, of in [
+        ("ranks", "OneWarp", 128, "128 coordinates"),
+        ("ranks", "OneWarp", 1024, "1024 coordinates"),
+        ("ranks", "WholeBlock", 4096, "4096 coordinates"),
+        ("topk", "OneWarp", 128, "128 coordinates"),
+        ("topk", "WholeBlock", 4096, "4096 coordinates"),
+        ("grid_path", "OneWarp", 324, "16 x 16 cells"),
+        ("grid_path", "OneWarp", 1156, "32 x 32 cells"),
+        ("grid_path", "WholeBlock", 4356, "64 x 64 cells"),
+    ]
+]
+"""Kernels, and the largest samples that they take."""
+THREADS = {"OneWarp": 128, "WholeBlock": 256}
+"""Of a block."""
+H200_REGISTERS, H200_SHARED, H200_WARPS = 2**16, 227 * 1024, 64
+"""Of a multiprocessor."""
+
+
+def warps_at_a_time(registers: int, shared: int, threads: int) -> int:
+    """Of a kernel, on a multiprocessor of an H200; registers are handed out by eights."""
+    warps = threads // 32
+    by_registers = H200_REGISTERS // (-(-registers // 8) * 8 * threads)
+    return warps * min(H200_WARPS // warps, by_registers, H200_SHARED // (shared + 1024))
+
+
+def bound(instructions: float, lanes: int = H200_LANES, clock: float = H200_CLOCK) -> float:
+    """Perturbed coordinates a second, on an H200 by default, if only issue slots are short."""
+    return lanes * clock / instructions
 
 
 def table() -> str:
     """Markdown."""
     lines = [
-        "# Machine code of the CUDA argmax, sm_90",
+        "# Machine code of the CUDA kernels, sm_90",
         "",
         f"{datetime.date.today()}, NVRTC {version('nvidia-cuda-nvrtc')}; compiled, not run.",
         "",
-        "The bound is what the issue slots of an H200 allow. An unfused version that moves",
+        "Argmax. The bound is what the issue slots of an H200 allow. An unfused version that moves",
         f"{UNFUSED_BYTES} bytes a coordinate cannot pass {UNFUSED_BOUND:.1e} a second.",
         "",
         "| noise | precision | instructions a coordinate | registers | bound, coordinates/s |",
@@ -55,6 +86,24 @@ def table() -> str:
                 f"| {noise} | {precision} | {code.instructions:.1f} | {code.registers} "
                 f"| {bound(code.instructions):.2e} |"
             )
+    lines += [
+        "",
+        "Solvers, portable normal noise: what fits on one of an H200's multiprocessors. A team has",
+        "one sample at a time.",
+        "",
+        "| oracle | up to | team | registers | shared memory, kB | warps | teams |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kernel, of in SOLVERS:
+        oracle, team = kernel.partition("<")[0], kernel.split(", ")[-2]
+        found = offline.compile_kernels(f"{oracle}.cu", [kernel], "sm_90").kernels
+        (code,) = (k for k in found if k.name == kernel)
+        warps = warps_at_a_time(code.registers, code.shared, THREADS[team])
+        teams = warps if team == "OneWarp" else warps * 32 // THREADS[team]
+        lines.append(
+            f"| {oracle} | {of} | {team} | {code.registers} | {code.shared / 1024:.1f} "
+            f"| {warps} | {teams} |"
+        )
     return "\n".join(lines) + "\n"
 
 
