@@ -41,13 +41,13 @@ REGISTERS = {
         "moments<{}, OneHot>": 160,
     },
     "topk.cu": {
-        "topk<{}, OneWarp, 1024>": 255,
-        "topk<{}, WholeBlock, 0>": 176,
+        "topk<{}, OneWarp, 512>": 255,
+        "topk<{}, WholeBlock, 0>": 192,
         "topk_in_lanes<{}>": 96,
     },
     "ranks.cu": {
-        "ranks<{}, OneWarp, 1024>": 255,
-        "ranks<{}, WholeBlock, 0>": 176,
+        "ranks<{}, OneWarp, 512>": 255,
+        "ranks<{}, WholeBlock, 0>": 192,
         "ranks_in_lanes<{}>": 96,
     },
     "grid_path.cu": {
@@ -62,13 +62,13 @@ HOT_REGISTERS = {
     "accumulate.cu": {"vjp<{}, true>": 64},
     "topk.cu": {
         "topk<{}, OneWarp, 128>": 128,
-        "topk<{}, OneWarp, 1024>": 192,
+        "topk<{}, OneWarp, 1024>": 255,
         "topk<{}, WholeBlock, 1024>": 80,
     },
     "ranks.cu": {
         "ranks<{}, OneWarp, 128>": 128,
         "ranks<{}, OneWarp, 512>": 128,
-        "ranks<{}, OneWarp, 1024>": 192,
+        "ranks<{}, OneWarp, 1024>": 255,
         "ranks<{}, WholeBlock, 1024>": 80,
     },
     "grid_path.cu": {"grid_path<{}, OneWarp, 324>": 96, "grid_path<{}, WholeBlock, 1156>": 80},
@@ -81,7 +81,7 @@ LARGEST = [
     f"grid_path<{HOT[4]}, WholeBlock, 4356>",
     f"grid_path<{HOT[4]}, OneWarp, 1156>",
     f"ranks<{WIDE}, WholeBlock, 2048>",
-    f"ranks<{WIDE}, OneWarp, 1024>",
+    f"ranks<{HOT[4]}, OneWarp, 1024>",
     f"ranks_in_lanes<{WIDE}>",
     f"grid_path<{WIDE}, OneWarp, 324>",
 ]
@@ -154,7 +154,7 @@ def test_shared_memory_fits(kernel):
     (compiled,) = (
         k for k in offline.compile_kernels(file, [kernel], "sm_75").kernels if k.name == kernel
     )
-    assert 16 * 1024 < compiled.shared <= 48 * 1024 and compiled.spilled == 0
+    assert 16 * 1024 <= compiled.shared <= 48 * 1024 and compiled.spilled == 0
 
 
 def test_a_spill_is_seen():

@@ -33,8 +33,11 @@ _FEW_SAMPLES = 16
 
 # What is in shared memory, as kernels are compiled: coordinates, padded to quads; for paths, cells
 # with a halo (16 x 16, 32 x 32 and 64 x 64 fit).
-_WARP_LIMIT = {"topk": 1024, "ranks": 1024, "grid_path": 1156}
-"""What a warp takes where samples are many; a grid of float64, a quarter."""
+_WARP_LIMIT = {
+    "float": {"topk": 1024, "ranks": 1024, "grid_path": 1156},
+    "double": {"topk": 512, "ranks": 512, "grid_path": 324},
+}
+"""What a warp takes where samples are many."""
 _SHORT = {"topk": 128, "ranks": 128, "grid_path": 324}
 """What a warp takes though they are few."""
 _CAPACITIES = {"topk": (1024, 4096), "ranks": (1024, 2048, 4096), "grid_path": (1156, 4356)}
@@ -136,10 +139,9 @@ def _windows(call: Call):
 def team_for(call: Call) -> Team:
     """A warp where samples are short, or many; else a block."""
     oracle, size = call.problem.oracle, 4 * quads(call.d)
-    short, longest = _SHORT[oracle], _WARP_LIMIT[oracle]
+    short, longest = _SHORT[oracle], _WARP_LIMIT[call.real][oracle]
     if oracle == "grid_path":
         size = _halo_cells(call)
-        longest = longest if call.real == "float" else short
     many = call.rows * call.num_samples >= _MANY
     if size <= (longest if many else short):
         if oracle == "grid_path":

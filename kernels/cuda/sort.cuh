@@ -9,9 +9,7 @@
 
 // What a thread needs, in kernels whose warps sort so many words.
 template <class Team, int WORDS>
-constexpr int SORTING_REGISTERS = !Team::IS_WARP ? Team::REGISTERS
-                                  : WORDS > 512  ? 160
-                                                 : 128;
+constexpr int SORTING_REGISTERS = Team::IS_WARP ? (WORDS > 512 ? 255 : 128) : Team::REGISTERS;
 
 template <class Real>
 __device__ inline void put_in_order(Word<Real>& low, Word<Real>& high, bool falling) {
