@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import simt.cupy
+import user_oracles
 from dpo.kernels.codes import INDEPENDENT, JACOBIAN, JVP, SOBOL, VJP, Problem
 from dpo.kernels.cuda.exact_launch import launch as exact_launch
 from dpo.kernels.cuda.launch import launch
@@ -123,6 +124,22 @@ def test_exact_expectations(cupy, oracle, noise):
     equal(layer.loss(on_device, cupy.asarray(target)), np.asarray(layer.loss(theta, target)))
 
 
+def test_an_oracle_of_ones_own(cupy):
+    if hasattr(cupy, "get_default_memory_pool"):
+        pytest.importorskip("numba_cuda")
+    theta, v = scores(dpo.Argmax())
+    layer = dpo.Perturbed(user_oracles.fitting_interval(6, 2), num_samples=24)
+    on_device = cupy.asarray(theta)
+    equal(layer(on_device, seed=3), layer(theta, seed=3), exactly=True)
+    equal(layer.vjp(on_device, cupy.asarray(v), seed=3), layer.vjp(theta, v, seed=3))
+    failing, errors = dpo.Perturbed(user_oracles.refuses_the_third, num_samples=24), []
+    for x in (theta, on_device):
+        with pytest.raises(RuntimeError, match="third is best") as caught:
+            failing(x, seed=3)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
 def test_temperatures_multiplicative_noise_and_doubles(cupy):
     theta, v = scores(dpo.Argmax(), dtype=np.float64)
     for epsilon in (np.array([0.5, 2.0]), np.full((2, 6), 0.7), np.float64(0.4)):
@@ -222,21 +239,23 @@ LAUNCHES = {
 
 
 @pytest.mark.parametrize("name", LAUNCHES)
-@pytest.mark.parametrize("design", [INDEPENDENT, SOBOL])
-def test_a_second_launch_copies_nothing_and_waits_for_nothing(name, design):
+@pytest.mark.parametrize(
+    "noise, design", [("normal", INDEPENDENT), ("normal", SOBOL), ("student", SOBOL)]
+)
+def test_a_second_launch_copies_nothing_and_waits_for_nothing(name, noise, design):
     """So that a graph can capture it; the seed is on the device."""
     device = simt.cupy.Device()
     theta, v = map(device.xp.asarray, scores(dpo.Argmax()))
     epsilon, seed = device.xp.full((2, 1), 0.5, np.float32), device.xp.asarray(SEED)
-    noise = draws("normal", 16, 6, design)
+    drawn = draws(noise, 16, 6, design)
     problem, operation = LAUNCHES[name]
-    given = problem, theta, epsilon, noise._replace(seed=seed), operation
+    given = problem, theta, epsilon, drawn._replace(seed=seed), operation
     first = launch(*given, direction=v, mean=v, device=device)
     simt.cupy.COPIES.clear()
     second = launch(*given, direction=v, mean=v, device=device)
     assert not simt.cupy.COPIES
     np.testing.assert_array_equal(second.totals.get(), first.totals.get())
-    given = problem, theta, epsilon, noise, operation
+    given = problem, theta, epsilon, drawn, operation
     from_host = launch(*given, direction=v, mean=v, device=device)
     np.testing.assert_array_equal(from_host.totals.get(), first.totals.get())
 

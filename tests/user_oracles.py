@@ -21,6 +21,14 @@ def argmin(costs, solution):
     solution[np.argmin(costs)] = 1
 
 
+@dpo.oracle
+def refuses_the_third(scores, solution):
+    best = np.argmax(scores)
+    if best == 2:
+        raise ZeroDivisionError("third is best")
+    solution[best] = 1
+
+
 @dpo.oracle(binary=False)
 def ranks(scores, solution):
     """As ``dpo.Ranks``, by the formula; with an array made inside."""

@@ -8,11 +8,11 @@ sums where its docstring says so.
 partial sums, (rows, 16, size) float64 where M > 256; ``solvers.py`` adds at most 128 MB, or one
 row's 4096 solutions. Nothing of size rows x M x d.
 
-**Graphs.** A launch copies nothing from the host and, but for paths, waits for nothing, so a graph
-can capture it once kernels are compiled (allocate from a pool that lives as long as the graph).
-``draws.seed`` may be a device array of two uint32: kernels read it when they run, so a replay can
-have other noise. Paths wait for the device, to tell when there is none; ``draws.row_ids`` are
-copied unless they are there.
+**Graphs.** A launch that was made before copies nothing from the host and waits for nothing, so a
+graph can capture it (allocate from a pool that lives as long as the graph). ``draws.seed`` may be a
+device array of two uint32: kernels read it when they run, so a replay can have other noise. Paths
+and users' oracles wait for the device, to tell when there is no path or the function failed;
+``draws.row_ids`` are copied unless they are there.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
 // Mapping. A thread is a sample, a warp 32 samples of a row; warps take such groups in turn.
 //
 // Memory. A thread has its scores (float64), its solution and what the solver works in to itself,
-// in global memory: some words a coordinate and thread, for as many threads as were given room.
+// in global memory: some words a coordinate and thread, for as many threads as were given room. No
+// thread reads another's: shuffles are the only meetings of a warp.
 //
 // Determinism. As in lanes.cuh: counts are integers, <v, y - mean> and <y, p> are summed by a
 // thread in the order of the coordinates: the bits of the CPU.
@@ -70,7 +71,6 @@ __global__ void __launch_bounds__(THREADS)
             good = dpo_solve(i64(seen), i64(y), i64(instances.shared),
                              i64(instances.places + b * instances.place_words), i64(work),
                              i64(instances.layout));
-        __syncwarp();
         Real weight = 0;
         double value = 0;
         u64* counts_of_row =
@@ -100,6 +100,5 @@ __global__ void __launch_bounds__(THREADS)
             if (exists) wanted.weights[at] = weight;
         }
         if (wanted.values && exists) wanted.values[at] = value;
-        __syncwarp();
     }
 }

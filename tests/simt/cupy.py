@@ -137,8 +137,14 @@ class Device:
         return self._constants[content]
 
     def function(self, file: str, kernel: str):
-        compiled = self.simulator.function(file, kernel)
-        return lambda grid, block, arguments: compiled(grid, block, [_unwrap(a) for a in arguments])
+        return _launcher(self.simulator.function(file, kernel))
+
+    def linked(self, kernel: str, solver: Any):
+        return _launcher(self.simulator.linked(kernel, solver))
+
+
+def _launcher(compiled: Any):
+    return lambda grid, block, arguments: compiled(grid, block, [_unwrap(a) for a in arguments])
 
 
 ndarray.__module__ = "cupy"
