@@ -353,6 +353,18 @@ def test_another_process_loads_the_machine_code():
     assert outputs[1] == "1\n"
 
 
+def test_machine_code_that_cannot_be_loaded_is_made_again(monkeypatch):
+    def load(self, key):
+        raise ModuleNotFoundError("No module named '<dynamic>'")
+
+    solver = user_oracles.argmax.problem((1, 3)).solver.solver
+    digest = user_function.digest(solver)
+    user_function._compiled(solver, digest)
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.load", load)
+    code = user_function._compiled.__wrapped__(solver, digest)
+    assert code.cache_hits == 0 and code.address
+
+
 def test_importing_dpo_loads_no_compiler():
     code = "import sys, dpo, dpo.solvers; dpo.solvers.knapsack(weights=[1], capacity=1)\n"
     code += "print('numba' in sys.modules)"

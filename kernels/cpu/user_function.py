@@ -102,6 +102,12 @@ def _cache(function, key: str) -> FunctionCache | None:
         def _index_key(self, sig, codegen):
             return sig, codegen.magic_tuple(), key
 
+        def load_overload(self, sig, target_context):
+            try:
+                return super().load_overload(sig, target_context)
+            except ImportError:  # what was kept refers to code that Numba had made in that process
+                return None  # so it is compiled again, and replaced
+
     try:
         cache = Kept(function)
     except RuntimeError:  # "no locator available"
