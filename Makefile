@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REPORT ?= report
+BENCH ?= .
 
 .PHONY: help report test lint format bench peers clean
 
@@ -33,7 +34,7 @@ report: $(VENV)/.report  ## run the validation suite and write report/index.html
 	@echo "[report] running the validation suite"
 	@$(BIN)/python -m dpo.validation --out $(REPORT)
 
-test: $(VENV)/.dev  ## run the test-suite (about 7 minutes)
+test: $(VENV)/.dev  ## run the test-suite (15 minutes the first time, compiling; then about 8)
 	@echo "[test] running the tests; the first run also compiles the kernels"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
@@ -46,10 +47,10 @@ format: $(VENV)/.dev  ## rewrite the sources in the house style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## check and quickly run the asv suite in place
+bench: $(VENV)/.dev  ## check the asv suite and run it quickly in place (5 minutes; BENCH=argmax for a part)
 	@$(BIN)/asv check --python=same
 	@$(BIN)/asv machine --yes
-	@$(BIN)/asv run --python=same --quick --show-stderr --set-commit-hash $$(git rev-parse HEAD)
+	@$(BIN)/asv run --python=same --quick --show-stderr --bench '$(BENCH)' --set-commit-hash $$(git rev-parse HEAD)
 
 peers: $(VENV)/.dev  ## time this library against torch, jaxopt, optax and NumPy in one run
 	@$(BIN)/python -m benchmarks.peers
