@@ -102,11 +102,11 @@ def _sampler_tests(mutant: Mutant, settings: Settings) -> Ratios:
 
 def _with_nodes(change: Callable[[np.ndarray], np.ndarray]) -> Solve:
     """Kernels are handed other rules; the last axis holds step, low and high."""
-    altered = SimpleNamespace(
-        default_tolerance=nodes.default_tolerance,
-        rules=lambda *arguments: change(nodes.rules(*arguments)),
-        rule=lambda *arguments: change(np.array(nodes.rule(*arguments))),
-    )
+    rules = {
+        "rules": lambda *arguments: change(nodes.rules(*arguments)),
+        "rule": lambda *arguments: change(np.array(nodes.rule(*arguments))),
+    }
+    altered = SimpleNamespace(**(vars(nodes) | rules))
 
     def solve(case: Case, of: str, dtype: type = np.float64) -> np.ndarray:
         with mock.patch.object(launch, "nodes", altered):
