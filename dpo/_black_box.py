@@ -19,7 +19,7 @@ from ._designs import AnySampler, Grouped, adapt, designed, least_contribution
 from ._device import as_host, launching_on
 from ._engine import MeanAndError
 from ._estimate import Estimate
-from ._losses import fenchel_young
+from ._losses import check_needs_no_gradient, fenchel_young
 from ._noise import Noise, Normal
 from ._oracles import Oracle
 from ._perturbed import Perturbed
@@ -168,11 +168,7 @@ class PerturbedFunction:
         for Gumbel noise. ``normalize=False`` leaves it out.
         """
         call = self._call(theta, args, kwargs, seed, "loss")
-        if getattr(y_true, "requires_grad", False):
-            raise TypeError(
-                "y_true requires a gradient, but the loss is differentiable in theta only; "
-                "pass y_true.detach()"
-            )
+        check_needs_no_gradient(y_true)
         targets = as_host(as_companion(y_true, "y_true", call.scores))
         offset, slope = self._offset(call, targets, normalize)
         if call.scores.kind == "torch":

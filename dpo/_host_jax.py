@@ -47,12 +47,15 @@ def _shapes(*operands, host: Host, lead: tuple[int, ...]):
     return [jax.core.ShapedArray(lead + shape, dtype) for shape, dtype in host.shapes]
 
 
-def _lowered(context, *operands, **parameters):
-    """As ``jax.pure_callback``, but for its copies of operands to JAX arrays: where XLA has one
-    thread, those wait for the very thread that waits for the callback."""
+def called_back(context, fun: Callable, *operands):
+    """``fun`` of NumPy arrays inside a compiled program.
+
+    As ``jax.pure_callback``, but for its copies of operands to JAX arrays: where XLA has one
+    thread, those wait for the very thread that waits for the callback.
+    """
     results, _, _ = mlir.emit_python_callback(
         context,
-        ft.partial(_run, **parameters),
+        fun,
         None,
         list(operands),
         context.avals_in,
@@ -63,13 +66,22 @@ def _lowered(context, *operands, **parameters):
     return results
 
 
-def _map(operands, axes, *, host: Host, lead: tuple[int, ...]):
+def _lowered(context, *operands, **parameters):
+    return called_back(context, ft.partial(_run, **parameters), *operands)
+
+
+def fronted(operands, axes) -> list:
+    """Every operand with the mapped axis in front."""
     size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
-    fronted = [
+    return [
         jnp.broadcast_to(x, (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)
         for x, a in zip(operands, axes, strict=True)
     ]
-    results = host_p.bind(*fronted, host=host, lead=(size, *lead))
+
+
+def _map(operands, axes, *, host: Host, lead: tuple[int, ...]):
+    mapped = fronted(operands, axes)
+    results = host_p.bind(*mapped, host=host, lead=(mapped[0].shape[0], *lead))
     return results, [0] * len(results)
 
 

@@ -44,6 +44,7 @@ from ._checks import check_temperatures, is_traced
 from ._designs import designed
 from ._device import as_host, beside, namespace
 from ._estimate import Estimate
+from ._host_jax import called_back, fronted
 from ._losses import fenchel_young
 from ._seeds import Place, as_place, as_seed
 
@@ -244,11 +245,7 @@ def _over_devices(*operands, spec: Spec):
 
 
 def _compiled(context, *operands, spec: Spec):
-    """The operation inside a compiled program: a handler, or a callback.
-
-    The callback is ``jax.pure_callback`` without its copies of the operands to JAX arrays: where
-    XLA has one thread, those wait for the very thread that waits for the callback.
-    """
+    """The operation inside a compiled program: a handler, or a callback."""
     plan = _handlers().plan(spec, _facts(spec, *context.avals_in).exact, *context.avals_in)
     if plan is not None:
         handler, parameters = plan
@@ -256,17 +253,7 @@ def _compiled(context, *operands, spec: Spec):
     if getattr(context.module_context.axis_context, "num_devices", 0) != 1:
         over_devices = mlir.lower_fun(_over_devices, multiple_results=True)
         return over_devices(context, *operands, spec=spec)
-    results, _, _ = mlir.emit_python_callback(
-        context,
-        _callback(spec, context.avals_out),
-        None,
-        list(operands),
-        context.avals_in,
-        context.avals_out,
-        has_side_effect=False,
-        returns_token=False,
-    )
-    return results
+    return called_back(context, _callback(spec, context.avals_out), *operands)
 
 
 @ft.cache
@@ -298,12 +285,7 @@ def _elsewhere(context, *operands, spec: Spec):
 
 def _map(operands, axes, *, spec: Spec):
     """Every operand gets the mapped axis, in front."""
-    size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
-    fronted = [
-        jnp.broadcast_to(x, (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)
-        for x, a in zip(operands, axes, strict=True)
-    ]
-    results = perturbed_p.bind(*fronted, spec=spec)
+    results = perturbed_p.bind(*fronted(operands, axes), spec=spec)
     return results, [0] * len(results)
 
 

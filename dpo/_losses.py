@@ -7,13 +7,18 @@ import numpy as np
 from ._oracles import Oracle
 
 
-def check_targets(y_true, targets: np.ndarray, oracle: Oracle, shape: tuple[int, ...]) -> None:
-    """Targets must lie in the convex hull of the oracle's solutions."""
+def check_needs_no_gradient(y_true) -> None:
+    """Losses have no derivative in their targets."""
     if getattr(y_true, "requires_grad", False):
         raise TypeError(
             "y_true requires a gradient, but the loss is differentiable in theta only; "
             "pass y_true.detach()"
         )
+
+
+def check_targets(y_true, targets: np.ndarray, oracle: Oracle, shape: tuple[int, ...]) -> None:
+    """Targets must lie in the convex hull of the oracle's solutions."""
+    check_needs_no_gradient(y_true)
     message = oracle.check_targets(targets, shape) if targets.size else None
     if message:
         raise ValueError(message)

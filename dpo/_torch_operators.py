@@ -36,7 +36,8 @@ from torch import Tensor
 from ._arrays import as_companion, kind_of
 from ._device import launching_on
 from ._estimate import Estimate
-from ._losses import fenchel_young
+from ._exact import Expectation
+from ._losses import check_needs_no_gradient, fenchel_young
 from ._perturbed import Perturbed
 from ._seeds import Place, as_place, as_seed
 from ._torch import as_epsilon, from_rows, to_array
@@ -90,25 +91,24 @@ def _value(layer: Perturbed, theta, place: Place):
 
 
 def _linear(method: str):
-    """A product of derivatives, on the samples that ``of`` sees, and vectors."""
+    """``jvp`` or ``vjp``, on the samples that ``of`` sees."""
 
-    def run(layer: Perturbed, theta, place: Place, *rest):
-        *directions, of = rest
+    def run(layer: Perturbed, theta, place: Place, direction, of: str):
         call, _ = layer._prepare(theta, place, of)
-        arrays = [as_companion(x, "a tangent", call.scores) for x in directions]
-        result = getattr(call.sampler, method)(*arrays)
-        return call.result(result[0] if isinstance(result, tuple) else result, call.scores.shape)
+        array = as_companion(direction, "a tangent", call.scores)
+        return call.result(getattr(call.sampler, method)(array)[0], call.scores.shape)
 
     return run
 
 
 def _second(layer: Perturbed, theta, place: Place, v, w, of: str):
     call, _ = layer._prepare(theta, place, of)
-    if not hasattr(call.sampler, "second_order_product"):
+    if not isinstance(call.sampler, Expectation):
         raise NotImplementedError(
             "the perturbed optimum cannot be differentiated twice by sampling; use method='exact'"
         )
-    return _linear("second_order_product")(layer, theta, place, v, w, of)
+    directions = (as_companion(x, "a tangent", call.scores) for x in (v, w))
+    return call.result(call.sampler.second_order_product(*directions), call.scores.shape)
 
 
 def _maximum(layer: Perturbed, theta, place: Place, y_true, normalize: bool):
@@ -145,8 +145,7 @@ def _explicit(layer: Perturbed, theta, place: Place, v, w, method: str, of: str)
     """Result, standard error and number of samples; the last two are of ``estimate`` alone."""
     if method == "estimate":
         result = layer.estimate(theta, of=of, direction=v, seed=place)
-        batch = theta.shape[: theta.dim() - layer.oracle.event_ndim]
-        number = torch.as_tensor(result.num_samples).expand(batch)
+        number = torch.as_tensor(result.num_samples).expand(_batch(layer, theta))
         return result.mean, result.standard_error, number.contiguous()
     directions = [x for x in (v, w) if x is not None]
     result = getattr(layer, method)(theta, *directions, seed=place)
@@ -278,7 +277,7 @@ def _along_epsilon(layer: Perturbed, theta, epsilon, tangent):
 
 
 class _ProductRule(_Rule):
-    """``J t``, or with ``transposed`` ``v^T J``: linear in the vector, and in theta where exact."""
+    """``J t``: linear in the vector; in theta it has a derivative where it is exact."""
 
     arrays = 1
     same, swapped = "product", "adjoint"
@@ -310,6 +309,8 @@ class _ProductRule(_Rule):
 
 
 class _AdjointRule(_ProductRule):
+    """``v^T J``, likewise."""
+
     same, swapped = "adjoint", "product"
 
 
@@ -374,10 +375,6 @@ class _MaximumRule(_Rule):
 def _sign(layer: Perturbed, theta) -> int:
     """-1 where scores are costs."""
     return -1 if layer.oracle.problem(tuple(theta.shape)).minimises else 1
-
-
-class _OneVector(_Rule):
-    arrays = 1
 
 
 class _TwoVectors(_Rule):
@@ -655,11 +652,7 @@ def _call(
 
 def _loss(given, where, y_true, normalize=True):
     theta = given[0]
-    if y_true.requires_grad:
-        raise TypeError(
-            "y_true requires a gradient, but the loss is differentiable in theta only; "
-            "pass y_true.detach()"
-        )
+    check_needs_no_gradient(y_true)
     y_true = _vector(y_true, theta, "y_true")
     return apply("maximum", *given, y_true, *where, normalize)[0]
 

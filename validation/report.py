@@ -60,18 +60,6 @@ details { margin: 1rem 0; }
 summary { cursor: pointer; color: var(--soft); font-size: .9375rem; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8125rem; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-th.glance { display: grid; grid-template-columns: repeat(auto-fill, minmax(15.5rem, 1fr));
-          gap: .6rem; margin: 1.25rem 0; padding: 0; list-style: none; }
-.glance li { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
-             padding: .55rem .8rem; }
-.glance a { text-decoration: none; font-weight: 500; display: block; }
-.glance a:hover { text-decoration: underline; }
-.glance span { margin-right: .75rem; font-size: .875rem; white-space: nowrap; }
-.alarm { border-left: .25rem solid var(--bad); padding: .1rem 0 .1rem 1rem; margin: 1rem 0; }
-details { margin: 1rem 0; }
-summary { cursor: pointer; color: var(--soft); font-size: .9375rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8125rem; }
-.number { text-align: right; }
 .name { font-weight: 500; }
 .wide { overflow-x: auto; }
 .wide td, .wide th { white-space: nowrap; }
