@@ -10,6 +10,7 @@ Requirements that shaped this file:
 
 from __future__ import annotations
 
+import functools as ft
 import math
 import sys
 from collections.abc import Callable
@@ -64,13 +65,29 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
         raise ValueError(f"{name} may have at most 2**31 - 1 coordinates an instance, got {d}")
     batch = array.shape[:-event_ndim]
     rows = namespace(array).ascontiguousarray(array).reshape(math.prod(batch), d)
-    if (rows != rows).any():
+    if _has_nan(rows):
         row, column = np.argwhere(np.isnan(as_host(rows)))[0]
         raise ValueError(
             f"{name} contains NaN, first at row {row}, coordinate {column} (rows are all leading "
             "axes flattened); mask a score with -inf instead"
         )
     return Scores(rows, array.shape, batch, kind, restore)
+
+
+def _has_nan(rows: Any) -> bool:
+    return _checks().has_nan(rows) if is_host(rows) else bool((rows != rows).any())
+
+
+def _all_finite(rows: Any) -> bool:
+    return _checks().all_finite(rows) if is_host(rows) else bool(np.isfinite(rows).all())
+
+
+@ft.cache
+def _checks():
+    """Importing them imports Numba, so not before the first call."""
+    from .kernels.cpu import checks
+
+    return checks
 
 
 def as_companion(x: Any, name: str, like: Scores, of: str = "theta") -> np.ndarray:
@@ -80,15 +97,17 @@ def as_companion(x: Any, name: str, like: Scores, of: str = "theta") -> np.ndarr
     """
     array = _beside(x, name, like)
     try:
-        array = np.broadcast_to(array, like.shape)
+        if array.shape != like.shape:
+            array = np.broadcast_to(array, like.shape)
     except ValueError:
         raise ValueError(
             f"{name} must broadcast to {of}'s shape {like.shape}, got shape {array.shape}"
             + ("; for class labels pass one-hot rows" if name == "y_true" else "")
         ) from None
-    if not np.isfinite(array).all():
+    rows = _contiguous(array, like.rows.dtype).reshape(like.rows.shape)
+    if not _all_finite(rows):
         raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
-    return _contiguous(array, like.rows.dtype).reshape(like.rows.shape)
+    return rows
 
 
 def as_temperatures(epsilon: Any, like: Scores) -> np.ndarray:
@@ -205,7 +224,7 @@ def _from_torch(x, name):
     dtype = x.dtype
     compute = compute_dtype(str(dtype).removeprefix("torch."), name, f"{name}.float()")
     view = x.detach()
-    if compute is np.float32:
+    if compute is np.float32 and dtype is not torch.float32:
         view = view.float()
 
     if x.device.type == "cuda":
@@ -222,9 +241,16 @@ def _from_torch(x, name):
         return view, restore_device
 
     def restore(out):
-        return torch.from_numpy(np.require(out, requirements=["C", "W"])).to(dtype)
+        result = torch.from_numpy(owned(out))
+        return result if result.dtype is dtype else result.to(dtype)
 
     return view.numpy(), restore
+
+
+def owned(array: np.ndarray) -> np.ndarray:
+    """An array that torch can share: C-contiguous and writable, copied only if it is not."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.writeable else np.array(array, order="C")
 
 
 def _from_jax(x, name):

@@ -19,6 +19,7 @@ Arrays here are NumPy's, or CuPy's where the scores are on a GPU, (rows, d); res
 
 from __future__ import annotations
 
+import functools as ft
 from typing import NamedTuple
 
 import numpy as np
@@ -39,11 +40,21 @@ from .kernels.codes import (
     Problem,
 )
 
+_NAN = np.float64(np.nan).tobytes()
 _MEMO_BYTES = 2**20
 _OUTER_BYTES = 2**24
 _SMALL = 16
 """Coordinates up to which a VJP is ``v^T`` times the whole Jacobian: one pass, not two. (Not with
 few samples: the kernels then fill their lanes with rows.)"""
+
+
+@ft.cache
+def _small_calls():
+    """Importing them imports Numba, so not before the first call."""
+    from .kernels.cpu import small
+
+    return small
+
 
 MeanAndError = tuple[np.ndarray, np.ndarray]
 
@@ -96,7 +107,7 @@ class Sampler(NamedTuple):
         return self.num_samples - (self._loo and not self._paired)
 
     @property
-    def _is_small(self) -> bool:
+    def _by_jacobian(self) -> bool:
         return self.theta.shape[1] <= _SMALL and self.num_samples > FEW
 
     @property
@@ -110,6 +121,13 @@ class Sampler(NamedTuple):
         return kernels(self.theta).launch(
             self.problem, self.theta, self.epsilon, self.draws, operation, **parameters
         )
+
+    def _small(self):
+        """What serves a problem so small that launching it would cost more, or None."""
+        if not is_host(self.theta):
+            return None
+        small = _small_calls()
+        return small if small.fits(self.problem, self.theta, self.epsilon, self.draws) else None
 
     def of_rows(self, rows) -> Sampler:
         """The same samples for some of the rows: an index array or a slice."""
@@ -158,23 +176,67 @@ class Sampler(NamedTuple):
     # --------------------------------------------------------------------------------- estimates
 
     def forward(self, for_gradient: bool = False) -> Kept:
-        """``ybar``, and what its derivatives can use of the same pass."""
-        if for_gradient and self._is_small and self._outer_bytes <= _OUTER_BYTES:
+        """``ybar``, and what its derivatives can use of the same pass where that is small."""
+        if not (for_gradient and self._by_jacobian) and (small := self._small()):
+            return Kept(*small.forward(self.theta, self.epsilon, self.draws))
+        if for_gradient and self._keeps():
+            return self._keeping()
+        return Kept(self._launch(VALUE).counts[:, 0] / self.num_samples)
+
+    def _keeping(self) -> Kept:
+        """As ``forward``, with what derivatives can use however large."""
+        if self._by_jacobian:
             sums = self._launch(JACOBIAN)
             return Kept(sums.counts[:, 0] / self.num_samples, outer=sums.totals[:, 0])
-        memo = self._room_for_memo() if for_gradient and not self._is_small else None
-        counts = self._launch(VALUE, memo=memo).counts
-        return Kept(counts[:, 0] / self.num_samples, memo)
+        memo = self._new_memo()
+        return Kept(self._launch(VALUE, memo=memo).counts[:, 0] / self.num_samples, memo)
 
-    def _room_for_memo(self) -> np.ndarray | None:
-        memo = kernels(self.theta).new_memo(self.problem, self.theta, self.epsilon, self.draws)
-        small = memo is not None and memo.nbytes <= max(_MEMO_BYTES, self.theta.nbytes)
-        return memo if small else None
+    def _keeps(self) -> bool:
+        """Whether there is something to keep that is small."""
+        if self._by_jacobian:
+            return self._outer_bytes <= _OUTER_BYTES
+        memo = self._new_memo()
+        return memo is not None and memo.nbytes <= max(_MEMO_BYTES, self.theta.nbytes)
+
+    def _new_memo(self) -> np.ndarray | None:
+        return kernels(self.theta).new_memo(self.problem, self.theta, self.epsilon, self.draws)
 
     @property
     def _outer_bytes(self) -> int:
         rows, d = self.theta.shape
         return 8 * rows * d * (d + 1)
+
+    def kept_words(self) -> int:
+        """How many words a row ``packed_forward`` returns; 0 where keeping them does not pay."""
+        few = self.num_samples <= FEW or not len(self.theta)
+        if not is_host(self.theta) or few or self._small() or not self._keeps():
+            return 0
+        d = self.theta.shape[1]
+        if self._by_jacobian:
+            return 2 * d + 2 * d * (d + 1)
+        memo = self._new_memo()
+        assert memo is not None
+        return 2 * d + memo.size // len(self.theta)
+
+    def packed_forward(self) -> tuple[np.ndarray, np.ndarray]:
+        """``ybar``, and all of ``Kept`` as words that a program can hold, (rows, words) uint32."""
+        kept = self._keeping()
+        parts = (x for x in (kept.mean, kept.memo, kept.outer) if x is not None)
+        rows = len(self.theta)
+        words = [np.ascontiguousarray(x).reshape(rows, -1).view(np.uint32) for x in parts]
+        return kept.mean, np.concatenate(words, axis=1)
+
+    def unpacked(self, words: np.ndarray) -> Kept:
+        """What ``packed_forward`` packed, on the same samples."""
+        rows, d = self.theta.shape
+        words = words.reshape(rows, -1)
+        mean = words[:, : 2 * d].copy().view(np.float64)
+        rest = words[:, 2 * d :].copy()
+        if self._by_jacobian:
+            return Kept(mean, outer=rest.view(np.float64))
+        memo = self._new_memo()
+        assert memo is not None
+        return Kept(mean, rest.view(np.int32).reshape(memo.shape))
 
     def value(self) -> MeanAndError:
         """``ybar`` and its standard error."""
@@ -184,6 +246,8 @@ class Sampler(NamedTuple):
 
     def maximum(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``Fbar`` and its standard error, (rows,), and ``ybar``."""
+        if small := self._small():
+            return small.maximum(self.theta, self.epsilon, self.draws)
         sums = self._launch(MAXIMUM)
         total, squares = sums.totals[:, 0, 0], sums.totals[:, 1, 0]
         value = self.sign * total / self.num_samples
@@ -196,10 +260,15 @@ class Sampler(NamedTuple):
 
         ``weighting=SCALE_SCORE`` gives ``v^T d y_eps / d eps_i``, every coordinate having its own.
         """
+        plain = not self._by_jacobian and not errors and weighting == SCORE and self.centre is None
+        if plain and (small := self._small()):
+            mean, memo = (None, None) if kept is None else kept[:2]
+            product = small.vjp(self.theta, self.epsilon, self.draws, self.centred, v, mean, memo)
+            return product, self._no_error(product.shape)
         base, relative = self._slope(weighting)
         slope = base * relative
         error = self._no_error(self.theta.shape)
-        if not self._is_small or errors:
+        if not self._by_jacobian or errors:
             kept = kept or self._before_vjp()
             sums = self._launch(
                 VJP,
@@ -212,7 +281,7 @@ class Sampler(NamedTuple):
             if errors:
                 error = self._error(sums.totals[:, 0], sums.totals[:, 1])
                 error = error * (self.num_samples / self._divisor) * np.abs(slope)
-        if self._is_small:
+        if self._by_jacobian:
             product = self._contract(v, kept if weighting == SCORE else None, weighting)
         else:
             product = sums.totals[:, 0]
@@ -220,8 +289,8 @@ class Sampler(NamedTuple):
 
     @staticmethod
     def _no_error(shape: tuple[int, ...]) -> np.ndarray:
-        """What stands for an error that was not asked for."""
-        return np.broadcast_to(np.nan, shape)
+        """What stands for an error that was not asked for: one NaN, whatever the shape."""
+        return np.ndarray(shape, np.float64, _NAN, strides=(0,) * len(shape))
 
     def _before_vjp(self) -> Kept:
         if self._loo:

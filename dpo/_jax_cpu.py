@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
@@ -48,18 +48,28 @@ from .kernels.codes import (
     VALUE,
     VJP,
 )
-from .kernels.cpu import argmax, argmax_dense, argmax_rows
+from .kernels.cpu import argmax_dense
 from .kernels.cpu import contract as contraction
 from .kernels.cpu._jit import jitable, source_stamp
 from .kernels.cpu.simd import LANES
+from .kernels.cpu.small import (
+    MAX_COORDINATES,
+    Call,
+    adjoint,
+    coordinates,
+    is_by_rows,
+    is_loo,
+    launch_by_rows,
+    launch_by_samples,
+    means,
+    row_sum,
+    slope_of,
+)
 from .kernels.cpu.threads import get_num_threads
 from .kernels.noise import GUMBEL
 
 if TYPE_CHECKING:
     from ._jax import Spec
-
-SMALL_CALL = 200_000
-"""Coordinates drawn up to which one thread is faster than a callback that wakes several."""
 
 OPERATIONS = ("value", "max", "loss", "adjoint", "product", "epsilon_adjoint", "epsilon_product")
 VALUE_OF, MAX_OF, LOSS_OF, ADJOINT, PRODUCT, EPSILON_ADJOINT, EPSILON_PRODUCT = range(7)
@@ -265,31 +275,7 @@ explain = types.ExternalFunction("dpo_explain", types.intp(types.intp))
 """As a symbol, not an address, so that machine code which calls it can be kept on disk."""
 
 
-# ----------------------------------------------------------------------------- NumPy's arithmetic
-
-
-@njit(error_model="numpy")
-def row_sum(x):
-    """The sum of a row in the order in which NumPy adds it."""
-    n = x.size
-    if n > 128:
-        half = n // 2
-        half -= half % 8
-        return row_sum(x[:half]) + row_sum(x[half:])
-    if n < 8:
-        total = 0.0
-        for i in range(n):
-            total += x[i]
-        return total
-    r = np.empty(8)
-    r[:] = x[:8]
-    whole = n - n % 8
-    for i in range(8, whole):
-        r[i % 8] += x[i]
-    total = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]))
-    for i in range(whole, n):
-        total += x[i]
-    return total
+# ------------------------------------------------------------------------------------- one call
 
 
 @jitable
@@ -310,38 +296,6 @@ def entropy(y, x):
 
 
 @jitable
-def slope_of(score, epsilon):
-    """``d location / d theta`` over the temperature: see ``Sampler._slope``."""
-    base = 1.0 / epsilon
-    relative = 0.0 if np.isinf(score) else 1.0 / (epsilon * base)
-    return base, relative
-
-
-@jitable
-def is_loo(p):
-    """Whether a sample is centred by the others."""
-    return p.centred != 0 and p.num_samples > 1
-
-
-# ------------------------------------------------------------------------------------- one call
-
-
-class Call(NamedTuple):
-    """One call of those that a program makes at once, as kernels take it."""
-
-    theta: np.ndarray
-    epsilons: np.ndarray
-    """Long enough to load whole blocks of lanes, as are ``ids``."""
-    ids: np.ndarray
-    """Of rows."""
-    key: tuple
-    first: np.int64
-    """The first sample."""
-    beside: np.ndarray
-    """The array beside the scores, or any."""
-
-
-@jitable
 def call_of(frame, p, call, like):
     """Call number ``call``."""
     theta = array(frame, _OPERANDS, 0, p, p.d, like)[call]
@@ -356,14 +310,6 @@ def call_of(frame, p, call, like):
         theta, epsilons, ids, key_of(frame, p, call)[0], np.int64(sample),
         array(frame, _OPERANDS, beside, p, columns, like)[call],
     )  # fmt: skip
-
-
-@jitable
-def means(counts, p, mean):
-    """``ybar`` of every row."""
-    for b in range(p.rows):
-        for i in range(p.d):
-            mean[b, i] = counts[b, i] / p.num_samples
 
 
 @jitable
@@ -391,19 +337,16 @@ def write_adjoint(frame, p, call, c, totals, like):
     """``v^T J``, or what it makes ``v^T dy / d epsilon``, of every row."""
     columns = p.d if p.operation == ADJOINT else 1
     product = array(frame, _RESULTS, 0, p, columns, like)[call]
-    divisor = p.num_samples - is_loo(p)
     x = np.empty(p.d)
     for b in range(p.rows):
-        epsilon = np.float64(c.epsilons[b])
-        for i in range(p.d):
-            base, relative = slope_of(c.theta[b, i], epsilon)
-            x[i] = totals[b, i] / divisor * (base * relative)
-            if p.operation == ADJOINT:
+        adjoint(p, c, totals, b, x)
+        if p.operation == ADJOINT:
+            for i in range(p.d):
                 product[b, i] = x[i]
-            else:
+        else:
+            for i in range(p.d):
                 x[i] = 0.0 if x[i] == 0 else x[i] * np.float64(c.theta[b, i])
-        if p.operation != ADJOINT:
-            product[b, 0] = -row_sum(x) / epsilon
+            product[b, 0] = -row_sum(x) / np.float64(c.epsilons[b])
 
 
 @jitable
@@ -452,33 +395,19 @@ def plain(few, like):
         if returned != -1:
             return returned
         p = parameters(frame)
-        zero, one, no = np.int64(0), np.int64(1), p.rows < 0  # not literals, which are other types
         is_maximum = p.operation == MAX_OF or p.operation == LOSS_OF
         is_adjoint = p.operation == ADJOINT or p.operation == EPSILON_ADJOINT
-        two_passes = is_adjoint and is_loo(p)
-        last = np.int64(MAXIMUM if is_maximum else VJP if is_adjoint else VALUE)
+        operation = MAXIMUM if is_maximum else VJP if is_adjoint else VALUE
         slots, size = (2, 1) if is_maximum else (1, p.d if is_adjoint else 0)
-        memo = np.empty((p.rows, p.num_samples) if two_passes else (0, 0), np.int32)
-        mean = np.zeros((p.rows, p.d), like.dtype)
+        memo = np.empty((p.rows, p.num_samples) if is_adjoint and is_loo(p) else (0, 0), np.int32)
+        centre = np.zeros((p.rows, p.d), like.dtype)
         for call in range(p.calls):
             c = call_of(frame, p, call, like)
             counts, sums = np.zeros((p.rows, p.d), np.int64), np.zeros((p.rows, slots, size))
-            op = np.int64(VALUE) if two_passes else last
-            while True:  # one place that launches, lest the compiler inline the kernel into two
-                if few:
-                    argmax_rows.run(
-                        zero, (p.rows + LANES - 1) // LANES, op, no, c.theta, c.epsilons, p.family,
-                        c.key, p.num_samples, c.first, c.ids, c.beside, mean, memo, counts, sums,
-                    )  # fmt: skip
-                else:
-                    argmax.run(
-                        zero, p.rows, one, op, no, c.theta, c.epsilons, p.family, c.key,
-                        p.num_samples, c.first, c.ids, c.beside, mean, memo, counts, sums,
-                    )  # fmt: skip
-                if op == last:
-                    break
-                means(counts, p, mean)
-                op = last
+            if few:
+                launch_by_rows(p, c, operation, False, centre, memo, counts, sums)
+            else:
+                launch_by_samples(p, c, operation, False, centre, memo, counts, sums)
             if is_maximum:
                 write_maximum(frame, p, call, c, counts, sums, like)
             elif is_adjoint:
@@ -591,6 +520,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
     if (
         spec.operation not in OPERATIONS
         or exact
+        or spec.kept
         or not isinstance(layer.oracle, Argmax)
         or not isinstance(layer.num_samples, int)
         or layer.perturbation != "additive"
@@ -605,14 +535,11 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
     d, m, mapped = theta.shape[-1], layer.num_samples, theta.ndim - spec.axes
     calls = int(np.prod(theta.shape[:mapped]))
     rows = int(np.prod(theta.shape[mapped:-1]))
-    blocks = -(-rows // LANES)
-    few = m <= argmax_rows.MAX_SAMPLES and blocks * m < rows
-    lanes = blocks * m if few else rows * -(-m // LANES)
-    work = calls * lanes * LANES * d
-    if work == 0 or (work > SMALL_CALL and get_num_threads() > 1):
+    work = calls * coordinates(rows, d, m)
+    if work == 0 or (work > MAX_COORDINATES and get_num_threads() > 1):
         return None
     is_small = d <= _SMALL and m > FEW
-    kernel = "argmax_rows" if few else "argmax"
+    kernel = "argmax_rows" if is_by_rows(rows, m) else "argmax"
     if "product" in spec.operation or ("adjoint" in spec.operation and is_small):
         kernel = "argmax_dense"
     handler = registered(kernel, theta.dtype.name)

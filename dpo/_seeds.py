@@ -92,8 +92,8 @@ def _from_words(seed) -> Seed:
 
 def _from_torch(torch, generator) -> Seed:
     device = None if generator is None else generator.device
-    words = torch.randint(_WORD, (2,), generator=generator, device=device)
-    return int(words[0]), int(words[1])
+    low, high = torch.randint(_WORD, (2,), generator=generator, device=device).tolist()
+    return low, high
 
 
 def _fresh(kind: str) -> Seed:
@@ -101,5 +101,5 @@ def _fresh(kind: str) -> Seed:
         raise TypeError("seed is required with JAX arrays: pass a key, seed=jax.random.key(0)")
     if kind == "torch":
         return _from_torch(sys.modules["torch"], None)
-    words = np.random.randint(0, _WORD, size=2, dtype=np.uint32)  # noqa: NPY002, the global one
-    return int(words[0]), int(words[1])
+    value = int.from_bytes(np.random.bytes(8), "little")  # noqa: NPY002, the global one
+    return value % _WORD, value // _WORD

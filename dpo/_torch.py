@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ._arrays import owned
 from ._device import beside, is_host, launching_on, namespace
 from ._exact import Expectation
 from ._losses import fenchel_young as _fenchel_young
@@ -40,7 +41,7 @@ def to_array(gradient: torch.Tensor, like):
 def _tensor(array) -> torch.Tensor:
     """An array of ours as a tensor."""
     if is_host(array):
-        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        return torch.from_numpy(owned(array))
     return torch.from_dlpack(array)
 
 
@@ -96,7 +97,10 @@ def _value_vjp(ctx, gradient):
         result = call.result(product, call.scores.shape)
     if ctx.needs_input_grad[1]:
         slope = as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
-    return *(once(x, *ctx.saved_tensors, gradient) for x in (result, slope)), None
+    if torch.is_grad_enabled():
+        inputs = *ctx.saved_tensors, gradient
+        return once(result, *inputs), once(slope, *inputs), None
+    return result, slope, None
 
 
 def once(gradient: torch.Tensor | None, *inputs: torch.Tensor | None) -> torch.Tensor | None:
