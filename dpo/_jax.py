@@ -43,6 +43,7 @@ from ._arrays import as_companion, as_scores, as_temperatures, compute_dtype, ki
 from ._checks import check_temperatures, is_traced
 from ._designs import designed
 from ._device import as_host, beside, namespace
+from ._engine import Sampler
 from ._estimate import Estimate
 from ._host_jax import called_back, fronted
 from ._losses import fenchel_young
@@ -64,6 +65,9 @@ class Spec(NamedTuple):
     """The method's name and its keyword arguments, or what an operation needs to know."""
     slopes: tuple[str, ...] = ()
     """Of ``max`` and ``loss``: in what the slopes are, "theta" or "epsilon"."""
+    kept: int = 0
+    """Words a row of what a value leaves for its derivatives: a result of the one, (..., kept)
+    uint32, and the last array beside the scores of the others."""
 
 
 # ---------------------------------------------------------------------- operations, on real arrays
@@ -74,25 +78,49 @@ def _sampled(layer, theta, place, of: str):
     return layer._prepare(theta, place, of)[0]
 
 
-def _linear(spec: Spec, layer, theta, place, *directions):
+def _value(spec: Spec, layer, theta, place):
+    if not spec.kept:
+        return (layer(theta, seed=place),)
+    call = _sampled(layer, theta, place, "value")
+    mean, words = call.sampler.packed_forward()
+    return call.result(mean, call.scores.shape), words.reshape(*call.scores.batch, spec.kept)
+
+
+def _kept(call, words):
+    """What a value left, if anything."""
+    return call.sampler.unpacked(np.asarray(words[0])) if words else None
+
+
+def _product(spec: Spec, layer, theta, place, t, *kept):
     call = _sampled(layer, theta, place, *spec.options)
-    arrays = [as_companion(x, "a tangent", call.scores) for x in directions]
-    apply = {"product": "jvp", "adjoint": "vjp", "second": "second_order_product"}
-    result = getattr(call.sampler, apply[spec.operation])(*arrays)
-    return (call.result(result if spec.operation == "second" else result[0], call.scores.shape),)
+    product, _ = call.sampler.jvp(as_companion(t, "a tangent", call.scores))
+    return (call.result(product, call.scores.shape),)
 
 
-def _epsilon_product(spec: Spec, layer, theta, place, tangent):
+def _adjoint(spec: Spec, layer, theta, place, v, *kept):
+    call = _sampled(layer, theta, place, *spec.options)
+    v = as_companion(v, "a tangent", call.scores)
+    product, _ = call.sampler.vjp(v, _kept(call, kept))
+    return (call.result(product, call.scores.shape),)
+
+
+def _second(spec: Spec, layer, theta, place, v, w):
+    call = _sampled(layer, theta, place, *spec.options)
+    v, w = (as_companion(x, "a tangent", call.scores) for x in (v, w))
+    return (call.result(call.sampler.second_order_product(v, w), call.scores.shape),)
+
+
+def _epsilon_product(spec: Spec, layer, theta, place, tangent, *kept):
     call = _sampled(layer, theta, place, *spec.options)
     columns = call.whole.epsilon.shape[1]
     t = as_companion(tangent, "a tangent", call.scores)[:, :columns]
     return (call.result(call.sampler.epsilon_jvp(t), call.scores.shape),)
 
 
-def _epsilon_adjoint(spec: Spec, layer, theta, place, v):
+def _epsilon_adjoint(spec: Spec, layer, theta, place, v, *kept):
     call = _sampled(layer, theta, place, *spec.options)
     v = as_companion(v, "a tangent", call.scores)
-    return (_like_epsilon(call, call.sampler.epsilon_vjp(v, None, None)),)
+    return (_like_epsilon(call, call.sampler.epsilon_vjp(v, None, _kept(call, kept))),)
 
 
 def _like_epsilon(call, slope):
@@ -136,12 +164,12 @@ def _method(spec: Spec, layer, theta, place, *directions):
 
 
 _OPERATIONS: dict[str, Callable[..., tuple]] = {
-    "value": lambda spec, layer, theta, place: (layer(theta, seed=place),),
+    "value": _value,
     "max": _maximum,
     "loss": _maximum,
-    "product": _linear,
-    "adjoint": _linear,
-    "second": _linear,
+    "product": _product,
+    "adjoint": _adjoint,
+    "second": _second,
     "epsilon_product": _epsilon_product,
     "epsilon_adjoint": _epsilon_adjoint,
     "method": _method,
@@ -195,8 +223,9 @@ perturbed_p = Primitive("perturbed")
 perturbed_p.multiple_results = True
 
 
-def _impl(*operands, spec: Spec):
-    return [jnp.asarray(x) for x in _run(*operands, spec=spec)]
+def _impl(theta, seeds, offsets, *others, spec: Spec):
+    theta, *others = (jnp.asarray(x) for x in (theta, *others))  # of one kind: JAX passes any
+    return [jnp.asarray(x) for x in _run(theta, seeds, offsets, *others, spec=spec)]
 
 
 @perturbed_p.def_abstract_eval
@@ -221,6 +250,8 @@ def _shapes(theta, seeds, offsets, epsilon, *arrays, spec: Spec):
         results = [(epsilon.shape, epsilon.dtype)]
     else:
         results = [(theta.shape, theta.dtype)]
+    if name == "value" and spec.kept:
+        results.append(((*batch, spec.kept), np.dtype(np.uint32)))
     return [_like(theta, *result) for result in results]
 
 
@@ -273,7 +304,13 @@ def _in_buffers(*operands, spec: Spec):
     from ._jax_gpu import in_buffers
 
     results = _shapes(*map(jax.typeof, operands), spec=spec)
-    return in_buffers(ft.partial(_run, spec=spec), results, *operands)
+    plain, forgotten = spec._replace(kept=0), []
+    if spec.kept and spec.operation == "value":  # decided again in backward, as it is cheaper there
+        forgotten = [jnp.zeros(r.shape, r.dtype) for r in results[1:]]
+        results = results[:1]
+    elif spec.kept:
+        operands = operands[:-1]
+    return [*in_buffers(ft.partial(_run, spec=plain), results, *operands), *forgotten]
 
 
 def _elsewhere(context, *operands, spec: Spec):
@@ -327,8 +364,12 @@ def _jvp(primals, tangents, *, spec: Spec):
         results = perturbed_p.bind(*primals, spec=spec)
         return results, [_zero(x) for x in results]
     if operation == "value":
-        results = perturbed_p.bind(*primals, spec=spec)
-        return results, [_change_of_value(primals, moves, spec, "value")]
+        keeping = spec._replace(kept=_facts(spec, *primals).kept)
+        value, *kept = perturbed_p.bind(*primals, spec=keeping)
+        changes = [_change_of_value(primals, moves, keeping, "value", *kept)]
+        if spec.kept:
+            return [value, *kept], changes + [_zero(x) for x in kept]
+        return [value], changes
     return _jvp_of_maximum(primals, moves, spec)
 
 
@@ -337,12 +378,11 @@ def _zero(x) -> ad.Zero:
     return ad.Zero(jax.typeof(x).to_tangent_aval())
 
 
-def _change_of_value(primals, moves: _Moves, spec: Spec, of: str):
+def _change_of_value(primals, moves: _Moves, spec: Spec, of: str, *kept):
     """``J t + sum e dy / d epsilon``, on the samples that ``of`` sees."""
+    spec = spec._replace(options=(of,), slopes=())
     changes = [
-        perturbed_p.bind(
-            *primals[:4], t, spec=spec._replace(operation=operation, options=(of,), slopes=())
-        )[0]
+        perturbed_p.bind(*primals[:4], t, *kept, spec=spec._replace(operation=operation))[0]
         for operation, t in zip(("product", "epsilon_product"), moves, strict=True)
         if t is not None
     ]
@@ -494,6 +534,8 @@ class Facts(NamedTuple):
     exact: bool
     sign: int
     """-1 where scores are costs."""
+    kept: int
+    """Words a row of what a value can leave for its derivatives."""
 
 
 @ft.lru_cache(maxsize=1024)
@@ -501,10 +543,11 @@ def _checked(layer: Perturbed, shape: tuple[int, ...], dtype: np.dtype, shared: 
     """Raise what a call with such scores would, before it is compiled."""
     scores = _dummy(layer, shape, dtype)
     whole = (layer if shared else layer._at(np.ones(shape)))._whole(scores, Place(0))
-    exact = layer._is_exact(whole)
+    exact, kept = layer._is_exact(whole), 0
     if isinstance(layer.num_samples, int) and not exact:
-        designed(whole, layer.num_samples)
-    return Facts(exact, int(whole.sign))
+        sampler = designed(whole, layer.num_samples)
+        kept = sampler.kept_words() if isinstance(sampler, Sampler) else 0
+    return Facts(exact, int(whole.sign), kept)
 
 
 def _dummy(layer: Perturbed, shape: tuple[int, ...], dtype: np.dtype):

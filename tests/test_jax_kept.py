@@ -1,0 +1,113 @@
+"""In JAX programs a value leaves what it decided for its derivatives, where that is small."""
+
+from __future__ import annotations
+
+import dpo
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+
+from dpo import _jax  # noqa: E402
+from dpo._engine import Sampler  # noqa: E402
+
+CASES = {
+    "argmax, outer sums": (dpo.Argmax(), (64, 10), 700),
+    "argmax, winners": (dpo.Argmax(), (16, 40), 500),
+    "top-k": (dpo.TopK(2), (6, 30), 100),
+    "ranks": (dpo.Ranks(), (6, 12), 100),
+    "paths": (dpo.ShortestPath(), (3, 5, 6), 40),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request):
+    oracle, shape, num_samples = request.param
+    rng = np.random.default_rng(3)
+    theta, v = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    if oracle == dpo.ShortestPath():
+        theta = np.abs(theta) + 2
+    return dpo.Perturbed(oracle, num_samples=num_samples), theta, v
+
+
+def count_launches(monkeypatch) -> list[int]:
+    """The operations launched from here on."""
+    operations: list[int] = []
+    launch = Sampler._launch
+
+    def counted(self, operation, **parameters):
+        operations.append(operation)
+        return launch(self, operation, **parameters)
+
+    monkeypatch.setattr(Sampler, "_launch", counted)
+    return operations
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_gradients_are_those_that_decide_again(case, compiled, monkeypatch):
+    layer, theta, v = case
+
+    def both(theta, epsilon):
+        value, pull = jax.vjp(lambda t, e: layer._at(e)(t, seed=5), theta, epsilon)
+        return value, *pull(v)
+
+    spec = _jax.Spec("value", layer._at(1.0), theta.ndim)
+    ones = np.ones(theta.shape[: -layer.oracle.event_ndim] + (1,) * layer.oracle.event_ndim)
+    assert _jax._facts(spec, theta, None, None, ones).kept > 0
+    function = jax.jit(both) if compiled else both
+    operations = count_launches(monkeypatch)
+    value, by_theta, by_epsilon = function(theta, np.float32(0.5))
+    jax.block_until_ready(by_epsilon)
+    kept = list(operations)
+    np.testing.assert_array_equal(value, layer(theta, seed=5))
+    np.testing.assert_array_equal(by_theta, layer.vjp(theta, v, seed=5))
+    np.testing.assert_allclose(
+        by_epsilon, layer.vjp_epsilon(theta, v, seed=5).sum(dtype=np.float32), rtol=1e-5
+    )
+    monkeypatch.setattr(Sampler, "kept_words", lambda self: 0)
+    _jax._checked.cache_clear()
+    try:
+        operations.clear()
+        again = (jax.jit(lambda *x: both(*x)) if compiled else both)(theta, np.float32(0.5))
+        jax.block_until_ready(again)
+    finally:
+        _jax._checked.cache_clear()
+    for a, b in zip((value, by_theta, by_epsilon), again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(kept) < len(operations)
+
+
+def test_under_vmap_rows_keep_what_they_decided(case):
+    layer, theta, v = case
+    many, tangents = np.stack([theta, theta + 1, 2 * theta]), np.stack([v, v, -v])
+    keys = jax.random.split(jax.random.key(1), 3)
+
+    def gradient(theta, v, key):
+        return jax.vjp(lambda t: layer(t, seed=key), theta)[1](v)[0]
+
+    mapped = jax.jit(jax.vmap(gradient))(many, tangents, keys)
+    shared = jax.jit(jax.vmap(gradient, (0, 0, None)))(many, tangents, keys[0])
+    for i in range(3):
+        np.testing.assert_array_equal(
+            mapped[i],
+            layer.vjp(many[i], tangents[i], seed=np.asarray(jax.random.key_data(keys[i]))),
+        )
+        np.testing.assert_array_equal(shared[i], gradient(many[i], tangents[i], keys[0]))
+
+
+def test_small_programs_and_few_samples_keep_nothing():
+    theta = np.zeros((4, 5), np.float32)
+    for m in (1, 100):
+        layer = dpo.Perturbed(num_samples=m)._at(1.0)
+        spec = _jax.Spec("value", layer, 2)
+        assert _jax._facts(spec, theta, None, None, np.ones((4, 1))).kept == 0
+
+
+def test_a_second_derivative_is_still_an_error(case):
+    layer, theta, v = case
+
+    def slope(theta):
+        return (jax.grad(lambda t: (layer(t, seed=1) * v).sum())(theta) ** 2).sum()
+
+    with pytest.raises(NotImplementedError, match="differentiated twice"):
+        jax.grad(slope)(theta)
