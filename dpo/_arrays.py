@@ -116,14 +116,19 @@ def as_temperatures(epsilon: Any, like: Scores) -> np.ndarray:
     An array with as many axes as the scores broadcasts against them; one with fewer axes has an
     entry an instance and broadcasts against the batch.
     """
-    dtype = like.rows.dtype
     if isinstance(epsilon, float):
-        return namespace(like.rows).full((len(like.rows), 1), epsilon, dtype)
+        return namespace(like.rows).full((len(like.rows), 1), epsilon, like.rows.dtype)
     if kind_of(epsilon) == "numpy":
         array = beside(np.asarray(epsilon), like.rows)
     else:
         array = _beside(epsilon, "epsilon", like)
     check_temperatures(array)
+    return spread(array, like)
+
+
+def spread(array: Any, like: Scores) -> Any:
+    """An array of temperatures, or of what they move by, as rows: (rows, 1) or (rows, d)."""
+    dtype = like.rows.dtype
     shape = like.shape if array.ndim == len(like.shape) else like.batch
     try:
         whole = np.broadcast_to(array, shape)

@@ -224,8 +224,8 @@ perturbed_p.multiple_results = True
 
 
 def _impl(theta, seeds, offsets, *others, spec: Spec):
-    theta, *others = (jnp.asarray(x) for x in (theta, *others))  # of one kind: JAX passes any
-    return [jnp.asarray(x) for x in _run(theta, seeds, offsets, *others, spec=spec)]
+    theta, *rest = (jnp.asarray(x) for x in (theta, *others))  # of one kind: JAX passes any
+    return [jnp.asarray(x) for x in _run(theta, seeds, offsets, *rest, spec=spec)]
 
 
 @perturbed_p.def_abstract_eval

@@ -4,15 +4,17 @@ Eager calls under plain autograd do not come here (``_torch.py``, which keeps wh
 leaves behind); programs of torch do. An operator is a pure function of tensors, any of which may be
 traced, and of the name of a layer in a register:
 
-    operator            results                              reverse          forward
-    value               y = layer(theta)                     adjoint, in eps  product
-    maximum             F or the loss, and dF / dtheta       its results      its results, product
-    product             J t                                  adjoint, second  product, second
-    adjoint             v^T J                                product, second  adjoint, second
-    second              D^2 y [v, w], where exact
-    value_in_epsilon    v^T d y / d eps
-    maximum_in_epsilon  v^T d F / d eps
-    explicit            any other method
+    operator               results                           reverse          forward
+    value                  y = layer(theta)                  adjoint, in eps  product, along eps
+    maximum                F or the loss, and dF / dtheta    its results      its results, product
+    product                J t                               adjoint, second  product, second
+    adjoint                v^T J                             product, second  adjoint, second
+    second                 D^2 y [v, w], where exact
+    value_in_epsilon       v^T d y / d eps
+    value_along_epsilon    d y / d eps t
+    maximum_in_epsilon     v^T d F / d eps
+    maximum_along_epsilon  d F / d eps t
+    explicit               any other method
 
 Where no derivative is given there is an error. The seed is a tensor, together with what the first
 row and sample are called, so that one compiled program serves every step.
@@ -33,12 +35,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import as_companion, kind_of
+from ._arrays import as_companion, kind_of, spread
 from ._device import launching_on
 from ._estimate import Estimate
 from ._exact import Expectation
 from ._losses import check_needs_no_gradient, fenchel_young
-from ._perturbed import Perturbed
+from ._perturbed import Call, Perturbed
 from ._seeds import Place, as_place, as_seed
 from ._torch import as_epsilon, from_rows, to_array
 
@@ -133,11 +135,29 @@ def _value_in_epsilon(layer: Perturbed, theta, place: Place, v, product):
     return as_epsilon(call, call.sampler.epsilon_vjp(v, product, None))
 
 
-def _maximum_in_epsilon(layer: Perturbed, theta, place: Place, v, offset_slope):
+def _value_along_epsilon(layer: Perturbed, theta, place: Place, t, of: str):
+    call, _ = layer._prepare(theta, place, of)
+    direction = spread(to_array(t, call.scores.rows), call.scores)
+    return call.result(call.sampler.epsilon_jvp(direction), call.scores.shape)
+
+
+def _maximum_along_epsilon(layer: Perturbed, theta, place: Place, t, offset_slope):
     call, _ = layer._prepare(theta, place, "max")
+    slope = _slope_in_epsilon(call, offset_slope)
+    direction = spread(to_array(t, call.scores.rows), call.scores)
+    return call.result((slope * direction).sum(1), call.scores.batch)
+
+
+def _slope_in_epsilon(call: Call, offset_slope):
+    """``d F / d eps`` in every temperature, with that of the loss's offset."""
     maximum, _, mean = call.sampler.maximum()
     slope = call.sampler.epsilon_slope_of_maximum(maximum, mean)
-    slope = slope + to_array(offset_slope, slope).reshape(slope.shape)
+    return slope + to_array(offset_slope, slope).reshape(slope.shape)
+
+
+def _maximum_in_epsilon(layer: Perturbed, theta, place: Place, v, offset_slope):
+    call, _ = layer._prepare(theta, place, "max")
+    slope = _slope_in_epsilon(call, offset_slope)
     return as_epsilon(call, to_array(v, slope).reshape(-1, 1) * slope)
 
 
@@ -158,6 +178,10 @@ def _like_theta(layer, theta, epsilon, *rest):
 
 def _like_epsilon(layer, theta, epsilon, *rest):
     return epsilon.new_empty(epsilon.shape)
+
+
+def _like_batch(layer, theta, epsilon, *rest):
+    return theta.new_empty(_batch(layer, theta))
 
 
 def _batch(layer: Perturbed, theta) -> tuple:
@@ -254,26 +278,18 @@ class _ValueRule(_Rule):
 
     @classmethod
     def jvp(cls, ctx, t, t_epsilon, *_):
-        theta, epsilon, seed = ctx.saved_tensors
-        if t_epsilon is not None:
-            along = _along_epsilon(_layer(ctx.where[0]), theta, epsilon, t_epsilon)
-            t = along if t is None else t + along
-        return apply("product", theta, epsilon, seed, t, *ctx.where, "value")
+        return _change_of_value(ctx, ctx.saved_tensors[:3], t, t_epsilon, "value")
 
 
-def _along_epsilon(layer: Perturbed, theta, epsilon, tangent):
-    """The direction of scores that has the effect of one of temperatures, scaling being neither."""
-    problem = layer.oracle.problem(tuple(theta.shape))
-    shared = _temperatures(layer, theta, epsilon) == _batch(layer, theta)
-    if layer.perturbation != "additive" or not problem.homogeneous or not shared:
-        raise NotImplementedError(
-            "forward-mode derivatives in epsilon are for additive noise, a temperature a row, and "
-            "solvers that ignore the scale of scores; use reverse mode"
-        )
-    if epsilon.dim() < theta.dim():
-        ones = (1,) * layer.oracle.event_ndim
-        epsilon, tangent = (x.reshape(*x.shape, *ones) for x in (epsilon, tangent))
-    return torch.where(theta.isinf(), 0, -theta * (tangent / epsilon)).to(theta.dtype)
+def _change_of_value(ctx, given, t, t_epsilon, of: str):
+    """``J t + d y / d eps t_epsilon``, on the samples that ``of`` sees."""
+    tangents = {"product": t, "value_along_epsilon": t_epsilon}
+    terms = [
+        apply(name, *given, tangent, *ctx.where, of)
+        for name, tangent in tangents.items()
+        if tangent is not None
+    ]
+    return sum(terms[1:], terms[0])
 
 
 class _ProductRule(_Rule):
@@ -334,7 +350,7 @@ class _MaximumRule(_Rule):
             scale = v.reshape(*v.shape, *(1,) * layer.oracle.event_ndim)
             by_theta = scale * slope
         if v_slope is not None:
-            product = cls._of_slope("adjoint", ctx, theta, epsilon, seed, v_slope)
+            product = cls._along_slope(ctx, theta, epsilon, seed, v_slope)
             by_theta = product if by_theta is None else by_theta + product
         if ctx.needs_input_grad[1]:
             if v_slope is not None or v_offset is not None:
@@ -344,37 +360,45 @@ class _MaximumRule(_Rule):
         return by_theta, by_epsilon, None, None, None, None, None
 
     @classmethod
-    def _of_slope(cls, name: str, ctx, theta, epsilon, seed, direction):
-        """The perturbed optimum is the slope, up to its sign."""
+    def _along_slope(cls, ctx, theta, epsilon, seed, v):
+        """``v^T`` times the slope's derivative; the slope is the perturbed optimum, up to sign."""
         layer = _layer(ctx.where[0])
         if layer.perturbation == "multiplicative":
             raise NotImplementedError(
                 "second derivatives of max and loss are for perturbation='additive': the slope of "
                 "multiplicative noise is not the perturbed optimum"
             )
-        product = apply(name, theta, epsilon, seed, direction, *ctx.where, "max")
+        product = apply("adjoint", theta, epsilon, seed, v, *ctx.where, "max")
         return product if _sign(layer, theta) > 0 else -product
 
     @classmethod
     def jvp(cls, ctx, t, t_epsilon, *_):
         theta, epsilon, seed, slope, offset_slope = ctx.saved_tensors
-        if t_epsilon is not None:
-            raise NotImplementedError(
-                "forward-mode derivatives of max and loss in epsilon: use reverse mode"
-            )
         layer = _layer(ctx.where[0])
-        event = tuple(range(-layer.oracle.event_ndim, 0))
-        change = (slope * t).sum(event)
+        changes = []
+        if t is not None:
+            changes.append((slope * t).sum(tuple(range(-layer.oracle.event_ndim, 0))))
+        if t_epsilon is not None:
+            given = (theta, epsilon, seed, t_epsilon, offset_slope, *ctx.where)
+            changes.append(apply("maximum_along_epsilon", *given))
+        # What slopes change by is seen by second derivatives alone.
         if layer.perturbation == "multiplicative":
-            moved = torch.full_like(slope, torch.nan)  # seen by second derivatives alone
+            moved = torch.full_like(slope, torch.nan)
         else:
-            moved = cls._of_slope("product", ctx, theta, epsilon, seed, t)
-        return change, moved, torch.zeros_like(offset_slope)
+            moved = _change_of_value(ctx, (theta, epsilon, seed), t, t_epsilon, "max")
+            moved = moved if _sign(layer, theta) > 0 else -moved
+        linear = t_epsilon is None or layer.method == "mc"  # the offset is, in the temperature
+        offset_moved = torch.full_like(offset_slope, 0.0 if linear else torch.nan)
+        return sum(changes[1:], changes[0]), moved, offset_moved
 
 
 def _sign(layer: Perturbed, theta) -> int:
     """-1 where scores are costs."""
     return -1 if layer.oracle.problem(tuple(theta.shape)).minimises else 1
+
+
+class _OneVector(_Rule):
+    arrays = 1
 
 
 class _TwoVectors(_Rule):
@@ -393,6 +417,8 @@ class _Operator(NamedTuple):
     rule: type[_Rule]
     like_epsilon: bool = False
     """Whether the result has epsilon's shape; others have theta's leading axes."""
+    along_epsilon: bool = False
+    """Whether the tensor after the seed is one that temperatures move by."""
 
     def __call__(self, theta, epsilon, seed, *rest):
         """On real tensors."""
@@ -437,7 +463,8 @@ class _Operator(NamedTuple):
             for x, dim in zip(inputs, in_dims, strict=True)
         ]
         if epsilon is not None:
-            fronted[1] = _beside_batch(fronted[1], fronted[0].dim(), event)
+            for k in (1, 3)[: 1 + self.along_epsilon]:
+                fronted[k] = _beside_batch(fronted[k], fronted[0].dim(), event)
         results = apply(name, *fronted)
         if self.like_epsilon:
             shape = list(epsilon.shape)
@@ -506,6 +533,20 @@ _OPERATORS = {
         _like_epsilon,
         _TwoVectors,
         like_epsilon=True,
+    ),
+    "value_along_epsilon": _Operator(
+        f"({_GIVEN}, Tensor t, {_WHERE}, str of) -> Tensor",
+        _value_along_epsilon,
+        _like_theta,
+        _OneVector,
+        along_epsilon=True,
+    ),
+    "maximum_along_epsilon": _Operator(
+        f"({_GIVEN}, Tensor t, Tensor offset_slope, {_WHERE}) -> Tensor",
+        _maximum_along_epsilon,
+        _like_batch,
+        _TwoVectors,
+        along_epsilon=True,
     ),
     "maximum_in_epsilon": _Operator(
         f"({_GIVEN}, Tensor v, Tensor offset_slope, {_WHERE}) -> Tensor",

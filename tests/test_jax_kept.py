@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dpo
 import numpy as np
 import pytest
+
+import dpo
 
 jax = pytest.importorskip("jax")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dpo._engine import Sampler
 from dpo.kernels.codes import ANTITHETIC, Draws, Problem
 from dpo.kernels.cpu import small
 from dpo.kernels.noise import GUMBEL, LOGISTIC, NORMAL
+
+from dpo._engine import Sampler
 
 SIZES = [(1, 2, 1), (3, 5, 7), (40, 3, 2), (70, 21, 8), (2, 40, 33), (1, 300, 600), (0, 4, 3)]
 

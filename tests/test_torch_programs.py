@@ -173,10 +173,38 @@ def test_temperatures_are_differentiated(shape):
             torch.testing.assert_close(slope, expected[1])
             mapped = vmap(grad(f), in_dims=(0, None))(torch.stack([epsilon, 2 * epsilon]), theta)
             torch.testing.assert_close(mapped[1], grad(f)(2 * epsilon, theta))
-    if shape in ((), (3,), (3, 1)):
-        along = jvp(lambda e: layer(e)(theta), (epsilon,), (torch.ones_like(epsilon),))[1]
-        torch.testing.assert_close((along * v).sum(), grad(lambda e: (layer(e)(theta) * v).sum())(
-            epsilon).sum())  # fmt: skip
+            along = jvp(lambda e, f=f: f(e, theta), (epsilon,), (torch.ones_like(epsilon),))[1]
+            torch.testing.assert_close(along, ours.sum())
+            both = (epsilon, theta), (torch.ones_like(epsilon), v)
+            torch.testing.assert_close(jvp(f, *both)[1], ours.sum() + (slope * v).sum())
+            along = vmap(lambda e, f=f: jvp(lambda e: f(e, theta), (e,), (torch.ones_like(e),))[1])(
+                torch.stack([epsilon, 2 * epsilon])
+            )
+            torch.testing.assert_close(along[1], mapped[1].sum())
+
+
+@pytest.mark.parametrize("name", ["max", "loss"])
+def test_second_derivatives_in_the_temperature_are_never_wrong(name):
+    """Along the temperature the slope in theta is that of the value; offsets that are not linear
+    in the temperature are not differentiated twice."""
+    theta = scores(dpo.Argmax())
+    target = torch.full_like(theta, 1 / theta.shape[-1])
+
+    def slope(e, method):
+        layer = dpo.Perturbed(epsilon=e, num_samples=64, method=method)
+        of = layer.max if name == "max" else lambda x, seed: layer.loss(x, target, seed=seed)
+        return grad(lambda x: of(x, seed=7).sum())(theta)
+
+    one = torch.tensor(0.5), torch.tensor(1.0)
+    for method in ("mc", "exact"):
+        along = jvp(lambda e, method=method: slope(e, method), *[(x,) for x in one])[1]
+        expected = jvp(
+            lambda e, method=method: dpo.Perturbed(epsilon=e, num_samples=64, method=method)(
+                theta, seed=7
+            ),
+            *[(x,) for x in one],
+        )[1]
+        torch.testing.assert_close(along, expected)
 
 
 def test_forward_mode_without_transforms():
@@ -316,6 +344,7 @@ def test_operators_pass_torchs_own_checks():
         (ops.product, (theta, None, seed, v, *where, "value")),
         (ops.adjoint, (theta, None, seed, v, *where, "value")),
         (ops.value_in_epsilon, (theta.detach(), epsilon.detach(), seed, v, v, *where)),
+        (ops.value_along_epsilon, (theta.detach(), epsilon, seed, epsilon, *where, "value")),
         (ops.explicit, (theta.detach(), None, seed, v, None, *where, "vjp", "value")),
     ):
         tests = ["test_schema", "test_faketensor", "test_autograd_registration"]

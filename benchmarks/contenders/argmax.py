@@ -54,6 +54,7 @@ def numpy_indices(workload: Workload) -> Solver:
 CONTENDERS = (
     Contender("dpo, torch", ("dpo", "torch"), shells.dpo_torch, dpo_oracle),
     Contender("dpo, NumPy", ("dpo",), shells.dpo_numpy, dpo_oracle),
+    Contender("dpo, JAX", ("dpo", "jax"), shells.dpo_jax, dpo_oracle),
     Contender("dpo, user's", ("dpo.oracle", "torch"), shells.dpo_torch, dpo_user_oracle),
     Contender("dpo, exact", ("dpo", "torch"), shells.dpo_torch_exact, dpo_oracle),
     Contender("torch, one-hot", ("torch",), shells.torch_function, torch_onehot, 16),

@@ -202,6 +202,7 @@ def jax_bellman_ford(workload: Workload):
 CONTENDERS = (
     Contender("dpo, torch", ("dpo.ShortestPath", "torch"), shells.dpo_torch, dpo_oracle),
     Contender("dpo, NumPy", ("dpo.ShortestPath",), shells.dpo_numpy, dpo_oracle),
+    Contender("dpo, JAX", ("dpo.ShortestPath", "jax"), shells.dpo_jax, dpo_oracle),
     Contender("dpo, NumPy, clipped at 0", ("dpo.ShortestPath",), shells.dpo_numpy, dpo_default),
     Contender("Numba, heap", ("numba",), shells.numpy_function, numba_dijkstra, 17),
     Contender("JAX, Bellman-Ford", ("jax",), shells.jax_function, jax_bellman_ford, 37),

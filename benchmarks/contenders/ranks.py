@@ -73,6 +73,7 @@ def numpy_argsort(workload: Workload) -> Solver:
 CONTENDERS = (
     Contender("dpo, torch", ("dpo.Ranks", "torch"), shells.dpo_torch, dpo_oracle),
     Contender("dpo, NumPy", ("dpo.Ranks",), shells.dpo_numpy, dpo_oracle),
+    Contender("dpo, JAX", ("dpo.Ranks", "jax"), shells.dpo_jax, dpo_oracle),
     Contender("dpo, exact", ("dpo.Ranks", "torch"), shells.dpo_torch_exact, dpo_oracle),
     Contender("torch, argsort twice", ("torch",), shells.torch_function, torch_argsort_twice, 45),
     Contender("torch, scatter", ("torch",), shells.torch_function, torch_scatter, 41),

@@ -55,6 +55,13 @@ def dpo_torch(workload: Workload, oracle, method: str = "mc") -> Calls:
     return _torch_calls(theta, v, lambda theta, seed: layer(theta, seed=seed))
 
 
+def dpo_jax(workload: Workload, oracle) -> Calls:
+    """The layer in a compiled program: backward uses what the value decided."""
+    theta, _ = workload.arrays()
+    layer = _dpo_layer(workload, oracle, theta, "mc")
+    return _jax_calls(workload, lambda theta, key: layer(theta, seed=key))
+
+
 def dpo_torch_exact(workload: Workload, oracle) -> Calls:
     """No samples: the expectation itself, to the precision of float32."""
     return dpo_torch(workload, oracle, "exact")

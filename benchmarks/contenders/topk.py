@@ -44,6 +44,7 @@ def numpy_argpartition(workload: Workload) -> Solver:
 CONTENDERS = (
     Contender("dpo, torch", ("dpo.TopK", "torch"), shells.dpo_torch, dpo_oracle),
     Contender("dpo, NumPy", ("dpo.TopK",), shells.dpo_numpy, dpo_oracle),
+    Contender("dpo, JAX", ("dpo.TopK", "jax"), shells.dpo_jax, dpo_oracle),
     Contender("dpo, exact", ("dpo.TopK", "torch"), shells.dpo_torch_exact, dpo_oracle),
     Contender("torch, k-hot", ("torch",), shells.torch_function, torch_khot, 34),
     Contender("torch, indices", ("torch",), shells.torch_function, torch_indices, 30),
