@@ -127,7 +127,8 @@ _FAR_B = tuple(map(F64, (
 )))  # fmt: skip
 
 
-def _degree7(c, x):
+def degree7(c, x):
+    """``c0 + c1 x + ... + c7 x^7``."""
     p = fma(c[7], x, c[6])
     p = fma(p, x, c[5])
     p = fma(p, x, c[4])
@@ -142,12 +143,12 @@ def normal(high, low):
     t, upper = tail(high, low)
     q = F64(0.5) - t
     s = fma(-q, q, F64(0.180625))
-    centre = q * _degree7(_CENTRE_A, s) / _degree7(_CENTRE_B, s)
+    centre = q * degree7(_CENTRE_A, s) / degree7(_CENTRE_B, s)
     r = sqrt(-log(t))
     near = r - F64(1.6)
-    near_tail = _degree7(_TAIL_A, near) / _degree7(_TAIL_B, near)
+    near_tail = degree7(_TAIL_A, near) / degree7(_TAIL_B, near)
     deep = r - F64(5.0)
-    far_tail = _degree7(_FAR_A, deep) / _degree7(_FAR_B, deep)
+    far_tail = degree7(_FAR_A, deep) / degree7(_FAR_B, deep)
     z = select(q <= F64(0.425), centre, select(r <= F64(5.0), near_tail, far_tail))
     return select(upper, z, -z)
 

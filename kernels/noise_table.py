@@ -64,14 +64,7 @@ def polynomial32(table, row, place):
 
 def polynomial64(table, row, place):
     """The polynomial of degree 7 of that row."""
-    c = columns(table, row)
-    p = fma(c[7], place, c[6])
-    p = fma(p, place, c[5])
-    p = fma(p, place, c[4])
-    p = fma(p, place, c[3])
-    p = fma(p, place, c[2])
-    p = fma(p, place, c[1])
-    return fma(p, place, c[0])
+    return noise64.degree7(columns(table, row), place)
 
 
 def quantile32(x, table):

@@ -1,11 +1,14 @@
-"""Solutions of zeros and ones as a bit a coordinate: a memo where there is no shorter one."""
+"""Solutions of zeros and ones as a bit a coordinate: a memo where there is no shorter one.
+
+``note`` and ``recall`` are those of an oracle, see ``fused.py``.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..bits import int32
-from ._jit import kernel
+from ._jit import jitable, kernel
 from .simd import LANES, broadcast, load, store
 
 
@@ -32,3 +35,17 @@ def unpack(memo, d, at, y):
     for i in range(d):
         bits = load(memo, i // 32 * LANES)
         store(y, i * stride + at, (bits >> int32(i % 32)) & np.int32(1))
+
+
+@jitable
+def note(y, d, count, work, memo, group):
+    """Keep solutions."""
+    for at in range(0, count, LANES):
+        pack(y, d, at, memo[group + at // LANES])
+
+
+@jitable
+def recall(p, d, count, memo, group, work, y):
+    """Solutions as they were kept."""
+    for at in range(0, count, LANES):
+        unpack(memo[group + at // LANES], d, at, y)

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..bits import bits_float, select
 from ._jit import jitable, kernel
-from .bit_memo import pack, unpack, words
+from .bit_memo import note, recall, words
 from .fused import run_tasks
 from .simd import LANES, any_lane, broadcast, load, store
 
@@ -266,20 +266,6 @@ def solve(p, d, count, places, which, options, work, y):
         for lane in range(min(LANES, count - at)):
             source, target = places[which[lane], 0], places[which[lane], 1]
             walk(distance, costs, before, source, target, size, lane, scratch, y, at + lane)
-
-
-@jitable
-def note(y, d, count, work, memo, group):
-    """Keep paths."""
-    for at in range(0, count, LANES):
-        pack(y, d, at, memo[group + at // LANES])
-
-
-@jitable
-def recall(p, d, count, memo, group, work, y):
-    """Paths as they were kept."""
-    for at in range(0, count, LANES):
-        unpack(memo[group + at // LANES], d, at, y)
 
 
 @kernel

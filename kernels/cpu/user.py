@@ -25,7 +25,7 @@ from ..bits import float64
 from ..user import BoundSolver, Interrupted
 from . import user_function
 from ._jit import jitable, kernel
-from .bit_memo import pack, unpack, words
+from .bit_memo import note, recall, words
 from .fused import run_tasks
 from .simd import LANES, any_lane, broadcast, lane_array, lane_bits, load, lowest_bit, store
 from .user_function import call_address
@@ -150,20 +150,6 @@ def solve(p, d, count, places, which, options, work, y):
         good = to_lanes(solutions, here, options[4], options[5], y, at)
         if solved < here or not good:
             raise Interrupted("a solver failed")
-
-
-@jitable
-def note(y, d, count, work, memo, group):
-    """Keep 0/1 solutions."""
-    for at in range(0, count, LANES):
-        pack(y, d, at, memo[group + at // LANES])
-
-
-@jitable
-def recall(p, d, count, memo, group, work, y):
-    """Solutions as they were kept."""
-    for at in range(0, count, LANES):
-        unpack(memo[group + at // LANES], d, at, y)
 
 
 @kernel
