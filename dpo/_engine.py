@@ -59,6 +59,27 @@ def _small_calls():
 MeanAndError = tuple[np.ndarray, np.ndarray]
 
 
+def kept_words(
+    problem: Problem, epsilon: np.ndarray, draws: Draws, rows: int, d: int, dtype: np.dtype
+) -> int:
+    """How many words a row what a value decided takes in a program; 0 where to decide again is
+    cheaper, or it would be large.
+
+    ``rows`` and ``d`` may be symbols of a program; of ``epsilon`` the second axis counts.
+    """
+    if draws.num_samples <= FEW or rows == 0:
+        return 0
+    launch, small = kernels(epsilon), _small_calls()
+    if small.serves(problem, epsilon, draws, rows, d):
+        return 0
+    if d <= _SMALL:
+        return 2 * d * (d + 2) if 8 * rows * d * (d + 1) <= _OUTER_BYTES else 0
+    words = launch.memo_words(problem, epsilon, draws, d, dtype)
+    if words == 0 or 4 * rows * words > max(_MEMO_BYTES, rows * d * dtype.itemsize):
+        return 0
+    return 2 * d + words
+
+
 class Kept(NamedTuple):
     """What a forward pass keeps for its derivatives; none of it grows with the samples beyond
     1 MB or the size of the scores."""
@@ -127,7 +148,8 @@ class Sampler(NamedTuple):
         if not is_host(self.theta):
             return None
         small = _small_calls()
-        return small if small.fits(self.problem, self.theta, self.epsilon, self.draws) else None
+        served = small.serves(self.problem, self.epsilon, self.draws, *self.theta.shape)
+        return small if served else None
 
     def of_rows(self, rows) -> Sampler:
         """The same samples for some of the rows: an index array or a slice."""
@@ -208,15 +230,10 @@ class Sampler(NamedTuple):
 
     def kept_words(self) -> int:
         """How many words a row ``packed_forward`` returns; 0 where keeping them does not pay."""
-        few = self.num_samples <= FEW or not len(self.theta)
-        if not is_host(self.theta) or few or self._small() or not self._keeps():
+        rows, d = self.theta.shape
+        if not is_host(self.theta):
             return 0
-        d = self.theta.shape[1]
-        if self._by_jacobian:
-            return 2 * d + 2 * d * (d + 1)
-        memo = self._new_memo()
-        assert memo is not None
-        return 2 * d + memo.size // len(self.theta)
+        return kept_words(self.problem, self.epsilon, self.draws, rows, d, self.theta.dtype)
 
     def packed_forward(self) -> tuple[np.ndarray, np.ndarray]:
         """``ybar``, and all of ``Kept`` as words that a program can hold, (rows, words) uint32."""

@@ -29,7 +29,7 @@ from ._oracles import Argmax, Oracle, as_oracle
 from ._seeds import Place, as_place, as_seed
 from .kernels.codes import ANTITHETIC, INDEPENDENT, SOBOL, Draws
 
-_DESIGNS = {"loo": INDEPENDENT, "none": INDEPENDENT, "antithetic": ANTITHETIC, "qmc": SOBOL}
+DESIGNS = {"loo": INDEPENDENT, "none": INDEPENDENT, "antithetic": ANTITHETIC, "qmc": SOBOL}
 
 
 def _public(method):
@@ -178,7 +178,7 @@ class Perturbed:
             "num_samples": as_num_samples(self.num_samples),
             "method": as_choice("method", self.method, ("mc", "exact", "auto")),
             "variance_reduction": as_choice(
-                "variance_reduction", self.variance_reduction, tuple(_DESIGNS)
+                "variance_reduction", self.variance_reduction, tuple(DESIGNS)
             ),
             "precision": as_choice("precision", self.precision, ("portable", "fast")),
             "perturbation": as_choice(
@@ -436,7 +436,7 @@ class Perturbed:
                 family=self.noise.family,
                 seed=(0, 0) if self.method == "exact" else as_seed(place.seed, scores.kind),
                 num_samples=1,
-                design=_DESIGNS[self.variance_reduction],
+                design=DESIGNS[self.variance_reduction],
                 multiplicative=self.perturbation == "multiplicative",
                 row_ids=place.row_ids(len(scores.rows)),
                 sample_offset=place.sample_offset,

@@ -37,12 +37,15 @@ from torch import Tensor
 
 from ._arrays import as_companion, kind_of, spread
 from ._device import launching_on
+from ._engine import Sampler, kept_words
 from ._estimate import Estimate
 from ._exact import Expectation
 from ._losses import check_needs_no_gradient, fenchel_young
-from ._perturbed import Call, Perturbed
+from ._noise import Noise
+from ._perturbed import DESIGNS, Call, Perturbed
 from ._seeds import Place, as_place, as_seed
 from ._torch import as_epsilon, from_rows, to_array
+from .kernels.codes import Draws
 
 _WORD = 2**32
 _LAYERS: dict[str, Perturbed] = {}
@@ -87,20 +90,36 @@ def _layer(name: str) -> Perturbed:
 # -------------------------------------------------------------------- what operators do and return
 
 
-def _value(layer: Perturbed, theta, place: Place):
+def _value(layer: Perturbed, theta, place: Place, kept: int):
+    """The value, and what it leaves for its derivatives: ``kept`` words a row."""
     call, _ = layer._prepare(theta, place, "value")
-    return call.result(call.sampler.forward().mean, call.scores.shape)
+    if kept:
+        assert isinstance(call.sampler, Sampler)
+        mean, words = call.sampler.packed_forward()
+        left = torch.from_numpy(words.view(np.int32))
+    else:
+        mean, left = call.sampler.forward().mean, theta.new_empty(0, dtype=torch.int32)
+    return call.result(mean, call.scores.shape), left.reshape(*call.scores.batch, kept)
 
 
-def _linear(method: str):
-    """``jvp`` or ``vjp``, on the samples that ``of`` sees."""
+def _kept(call: Call, words: Tensor | None):
+    """What a value left, if anything."""
+    if words is None or words.shape[-1] == 0:
+        return None
+    assert isinstance(call.sampler, Sampler)
+    return call.sampler.unpacked(words.contiguous().numpy().view(np.uint32))
 
-    def run(layer: Perturbed, theta, place: Place, direction, of: str):
-        call, _ = layer._prepare(theta, place, of)
-        array = as_companion(direction, "a tangent", call.scores)
-        return call.result(getattr(call.sampler, method)(array)[0], call.scores.shape)
 
-    return run
+def _product(layer: Perturbed, theta, place: Place, t, kept, of: str):
+    call, _ = layer._prepare(theta, place, of)
+    product, _ = call.sampler.jvp(as_companion(t, "a tangent", call.scores))
+    return call.result(product, call.scores.shape)
+
+
+def _adjoint(layer: Perturbed, theta, place: Place, v, kept, of: str):
+    call, _ = layer._prepare(theta, place, of)
+    product, _ = call.sampler.vjp(as_companion(v, "a tangent", call.scores), _kept(call, kept))
+    return call.result(product, call.scores.shape)
 
 
 def _second(layer: Perturbed, theta, place: Place, v, w, of: str):
@@ -129,10 +148,10 @@ def _maximum(layer: Perturbed, theta, place: Place, y_true, normalize: bool):
     return *results, from_rows(call, np.broadcast_to(offset_slope, call.whole.epsilon.shape))
 
 
-def _value_in_epsilon(layer: Perturbed, theta, place: Place, v, product):
+def _value_in_epsilon(layer: Perturbed, theta, place: Place, v, product, kept):
     call, _ = layer._prepare(theta, place, "value")
     v, product = (as_companion(x, "v", call.scores) for x in (v, product))
-    return as_epsilon(call, call.sampler.epsilon_vjp(v, product, None))
+    return as_epsilon(call, call.sampler.epsilon_vjp(v, product, _kept(call, kept)))
 
 
 def _value_along_epsilon(layer: Perturbed, theta, place: Place, t, of: str):
@@ -174,6 +193,34 @@ def _explicit(layer: Perturbed, theta, place: Place, v, w, method: str, of: str)
 
 def _like_theta(layer, theta, epsilon, *rest):
     return theta.new_empty(theta.shape)
+
+
+def _value_shapes(layer, theta, epsilon, kept: int):
+    words = theta.new_empty((*_batch(layer, theta), kept), dtype=torch.int32)
+    return theta.new_empty(theta.shape), words
+
+
+def _kept_words(layer: Perturbed, theta, epsilon, axes: int, keep: bool) -> int:
+    """Words a row that a value keeps: of ``axes``, which ``vmap`` adds to, the same for all."""
+    if not keep or layer.method != "mc" or theta.device.type != "cpu":
+        return 0
+    if not isinstance(layer.num_samples, int) or layer.variance_reduction == "qmc":
+        return 0
+    own, event = tuple(theta.shape[theta.dim() - axes :]), layer.oracle.event_ndim
+    whole, batch = theta.shape, _batch(layer, theta)
+    d = math.prod(own[axes - event :])
+    columns = d if _temperatures(layer, theta, epsilon) == tuple(whole) != batch else 1
+    assert isinstance(layer.noise, Noise)
+    draws = Draws(
+        layer.noise.family,
+        (0, 0),
+        layer.num_samples,
+        design=DESIGNS[layer.variance_reduction],
+        multiplicative=layer.perturbation == "multiplicative",
+    )
+    dtype = np.dtype(np.float64 if theta.dtype == torch.float64 else np.float32)
+    rows, temperatures = math.prod(own[: axes - event]), np.empty((0, columns))
+    return kept_words(layer.oracle.problem(own), temperatures, draws, rows, d, dtype)
 
 
 def _like_epsilon(layer, theta, epsilon, *rest):
@@ -268,56 +315,64 @@ def _refuse_epsilon(what: str) -> None:
 
 class _ValueRule(_Rule):
     @classmethod
-    def backward(cls, ctx, v):
-        theta, epsilon, seed = ctx.saved_tensors
-        product = apply("adjoint", theta, epsilon, seed, v, *ctx.where, "value")
-        by_epsilon = None
+    def save(cls, ctx, inputs, output):
+        super().save(ctx, inputs, output)
+        tensors = (*inputs[:3], output[1])
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @classmethod
+    def backward(cls, ctx, v, _):
+        theta, epsilon, seed, kept = ctx.saved_tensors
+        given, by_epsilon = (theta, epsilon, seed, v), None
+        product = apply("adjoint", *given, kept, *ctx.where, "value")
         if ctx.needs_input_grad[1]:
-            by_epsilon = apply("value_in_epsilon", theta, epsilon, seed, v, product, *ctx.where)
-        return product, by_epsilon, None, None, None
+            by_epsilon = apply("value_in_epsilon", *given, product, kept, *ctx.where)
+        return product, by_epsilon, None, None, None, None
 
     @classmethod
     def jvp(cls, ctx, t, t_epsilon, *_):
-        return _change_of_value(ctx, ctx.saved_tensors[:3], t, t_epsilon, "value")
+        *given, kept = ctx.saved_tensors
+        return _change_of_value(ctx, given, t, t_epsilon, kept, "value"), None
 
 
-def _change_of_value(ctx, given, t, t_epsilon, of: str):
+def _change_of_value(ctx, given, t, t_epsilon, kept, of: str):
     """``J t + d y / d eps t_epsilon``, on the samples that ``of`` sees."""
-    tangents = {"product": t, "value_along_epsilon": t_epsilon}
-    terms = [
-        apply(name, *given, tangent, *ctx.where, of)
-        for name, tangent in tangents.items()
-        if tangent is not None
-    ]
+    terms = []
+    if t is not None:
+        terms.append(apply("product", *given, t, kept, *ctx.where, of))
+    if t_epsilon is not None:
+        terms.append(apply("value_along_epsilon", *given, t_epsilon, *ctx.where, of))
     return sum(terms[1:], terms[0])
 
 
 class _ProductRule(_Rule):
     """``J t``: linear in the vector; in theta it has a derivative where it is exact."""
 
-    arrays = 1
+    arrays = 2
     same, swapped = "product", "adjoint"
 
     @classmethod
     def backward(cls, ctx, u):
-        theta, epsilon, seed, t = ctx.saved_tensors
+        theta, epsilon, seed, t, kept = ctx.saved_tensors
         by_theta = by_t = None
         if ctx.needs_input_grad[1]:
             _refuse_epsilon("a derivative of the perturbed optimum")
         if ctx.needs_input_grad[0]:
             by_theta = apply("second", theta, epsilon, seed, t, u, *ctx.where, *ctx.options)
         if ctx.needs_input_grad[3]:
-            by_t = apply(cls.swapped, theta, epsilon, seed, u, *ctx.where, *ctx.options)
-        return by_theta, None, None, by_t, None, None, None
+            by_t = apply(cls.swapped, theta, epsilon, seed, u, kept, *ctx.where, *ctx.options)
+        return by_theta, None, None, by_t, None, None, None, None
 
     @classmethod
     def jvp(cls, ctx, along, along_epsilon, _, moved, *__):
-        theta, epsilon, seed, t = ctx.saved_tensors
+        theta, epsilon, seed, t, kept = ctx.saved_tensors
         if along_epsilon is not None:
             _refuse_epsilon("a derivative of the perturbed optimum")
         terms = []
         if moved is not None:
-            terms.append(apply(cls.same, theta, epsilon, seed, moved, *ctx.where, *ctx.options))
+            given = (theta, epsilon, seed, moved, kept)
+            terms.append(apply(cls.same, *given, *ctx.where, *ctx.options))
         if along is not None:
             given = (theta, epsilon, seed, t, along, *ctx.where, *ctx.options)
             terms.append(apply("second", *given))
@@ -368,7 +423,7 @@ class _MaximumRule(_Rule):
                 "second derivatives of max and loss are for perturbation='additive': the slope of "
                 "multiplicative noise is not the perturbed optimum"
             )
-        product = apply("adjoint", theta, epsilon, seed, v, *ctx.where, "max")
+        product = apply("adjoint", theta, epsilon, seed, v, None, *ctx.where, "max")
         return product if _sign(layer, theta) > 0 else -product
 
     @classmethod
@@ -385,7 +440,7 @@ class _MaximumRule(_Rule):
         if layer.perturbation == "multiplicative":
             moved = torch.full_like(slope, torch.nan)
         else:
-            moved = _change_of_value(ctx, (theta, epsilon, seed), t, t_epsilon, "max")
+            moved = _change_of_value(ctx, (theta, epsilon, seed), t, t_epsilon, None, "max")
             moved = moved if _sign(layer, theta) > 0 else -moved
         linear = t_epsilon is None or layer.method == "mc"  # the offset is, in the temperature
         offset_moved = torch.full_like(offset_slope, 0.0 if linear else torch.nan)
@@ -405,6 +460,10 @@ class _TwoVectors(_Rule):
     arrays = 2
 
 
+class _ThreeVectors(_Rule):
+    arrays = 3
+
+
 # ----------------------------------------------------------------------------------- the operators
 
 
@@ -419,12 +478,16 @@ class _Operator(NamedTuple):
     """Whether the result has epsilon's shape; others have theta's leading axes."""
     along_epsilon: bool = False
     """Whether the tensor after the seed is one that temperatures move by."""
+    keeps: bool = False
+    """Whether the only option says whether to keep what was decided; what runs is told how much."""
 
     def __call__(self, theta, epsilon, seed, *rest):
         """On real tensors."""
         n = self.rule.arrays
         name, axes, *options = rest[n:]
         layer, mapped = _layer(name), theta.dim() - axes
+        if self.keeps:
+            options = [_kept_words(layer, theta, epsilon, axes, *options)]
         if mapped:
             words = seed.flatten(0, mapped - 1)
             if len(words) and not (words == words[0]).all():
@@ -450,7 +513,9 @@ class _Operator(NamedTuple):
     def fake(self, theta, epsilon, seed, *rest):
         """Shapes and dtypes of the results."""
         n = self.rule.arrays
-        arrays, (name, _, *options) = rest[:n], rest[n:]
+        arrays, (name, axes, *options) = rest[:n], rest[n:]
+        if self.keeps:
+            options = [_kept_words(_layer(name), theta, epsilon, axes, *options)]
         return self.shapes(_layer(name), theta, epsilon, *arrays, *options)
 
     def vmap(self, name: str, info, in_dims, *inputs):
@@ -502,7 +567,13 @@ def _place(seed: Tensor, mapped: int, rows: int) -> Place:
 _GIVEN = "Tensor theta, Tensor? epsilon, Tensor seed"
 _WHERE = "str layer, int axes"
 _OPERATORS = {
-    "value": _Operator(f"({_GIVEN}, {_WHERE}) -> Tensor", _value, _like_theta, _ValueRule),
+    "value": _Operator(
+        f"({_GIVEN}, {_WHERE}, bool keep) -> (Tensor, Tensor)",
+        _value,
+        _value_shapes,
+        _ValueRule,
+        keeps=True,
+    ),
     "maximum": _Operator(
         f"({_GIVEN}, Tensor? y_true, {_WHERE}, bool normalize) -> (Tensor, Tensor, Tensor)",
         _maximum,
@@ -510,14 +581,14 @@ _OPERATORS = {
         _MaximumRule,
     ),
     "product": _Operator(
-        f"({_GIVEN}, Tensor t, {_WHERE}, str of) -> Tensor",
-        _linear("jvp"),
+        f"({_GIVEN}, Tensor t, Tensor? kept, {_WHERE}, str of) -> Tensor",
+        _product,
         _like_theta,
         _ProductRule,
     ),
     "adjoint": _Operator(
-        f"({_GIVEN}, Tensor v, {_WHERE}, str of) -> Tensor",
-        _linear("vjp"),
+        f"({_GIVEN}, Tensor v, Tensor? kept, {_WHERE}, str of) -> Tensor",
+        _adjoint,
         _like_theta,
         _AdjointRule,
     ),
@@ -528,10 +599,10 @@ _OPERATORS = {
         _TwoVectors,
     ),
     "value_in_epsilon": _Operator(
-        f"({_GIVEN}, Tensor v, Tensor product, {_WHERE}) -> Tensor",
+        f"({_GIVEN}, Tensor v, Tensor product, Tensor? kept, {_WHERE}) -> Tensor",
         _value_in_epsilon,
         _like_epsilon,
-        _TwoVectors,
+        _ThreeVectors,
         like_epsilon=True,
     ),
     "value_along_epsilon": _Operator(
@@ -683,7 +754,9 @@ def _call(
     words = _words(seed, row_offset, sample_offset, layer.method == "exact")
     given, where = (theta, layer.epsilon, words), (layer.name, theta.dim())
     if name == "__call__":
-        return apply("value", *given, *where)
+        traced = theta, layer.epsilon
+        keep = any([x is not None and x.requires_grad for x in traced])
+        return apply("value", *given, *where, keep and torch.is_grad_enabled())[0]
     if name == "max":
         return apply("maximum", *given, None, *where, False)[0]
     if name == "loss":

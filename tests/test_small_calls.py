@@ -38,7 +38,7 @@ def test_the_bits_are_those_of_launches(rows, d, num_samples, family, dtype, cen
     one = sampler(rows, d, num_samples, dtype, family, centred=centred)
     assert one._small() is small
     compiled = results(one)
-    monkeypatch.setattr(small, "fits", lambda *_: False)
+    monkeypatch.setattr(small, "serves", lambda *_: False)
     launched = results(one)
     for a, b in zip(compiled, launched, strict=True):
         assert a.dtype == b.dtype == np.float64 and a.shape == b.shape

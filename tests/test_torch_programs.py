@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import dpo
+from dpo._engine import Sampler
 
 torch = pytest.importorskip("torch")
 
@@ -216,6 +217,40 @@ def test_forward_mode_without_transforms():
     assert torch.equal(along, layer.jvp(theta, t, seed=7))
 
 
+LARGE = {
+    "argmax, outer sums": (dpo.Argmax(), (64, 10), 700),
+    "argmax, winners": (dpo.Argmax(), (16, 40), 500),
+    "top-k": (dpo.TopK(2), (6, 30), 100),
+    "paths": (dpo.ShortestPath(), (3, 5, 6), 40),
+}
+
+
+@pytest.mark.parametrize("transformed", ["grad", "vmap", "compile"])
+@pytest.mark.parametrize("oracle, shape, num_samples", LARGE.values(), ids=LARGE.keys())
+def test_a_value_leaves_what_it_decided(oracle, shape, num_samples, transformed, monkeypatch):
+    """Gradients inside programs launch what eager ones do, and are the same bits."""
+    theta, v = torch.rand(shape) + 2, torch.randn(shape)
+    layer = dpo.Perturbed(oracle, num_samples=num_samples)
+    unpacked, calls = Sampler.unpacked, []
+    monkeypatch.setattr(Sampler, "unpacked", lambda *x: calls.append(1) or unpacked(*x))
+    if transformed == "compile":
+        leaf = theta.clone().requires_grad_()
+        program, _ = compiled(lambda x: (layer(2 * x, seed=7) * v).sum())
+        program(leaf).backward()
+        result = leaf.grad
+    elif transformed == "grad":
+        result = grad(lambda x: (layer(2 * x, seed=7) * v).sum())(theta)
+    else:
+        f = grad(lambda x, s: (layer(2 * x, seed=s) * v).sum())
+        many = torch.stack([theta, theta + 1])
+        results = vmap(f)(many, torch.tensor([7, 8]))
+        result = results[0]
+        assert torch.equal(results[1], 2 * layer.vjp(2 * many[1], v, seed=8))
+        assert torch.equal(vmap(f, in_dims=(0, None))(many, torch.tensor(7))[0], result)
+    assert calls
+    assert torch.equal(result, 2 * layer.vjp(2 * theta, v, seed=7))
+
+
 # ---------------------------------------------------------------------------------- torch.compile
 
 
@@ -339,11 +374,11 @@ def test_operators_pass_torchs_own_checks():
     where, ops = (name, 2), torch.ops.dpo
     given = (theta, epsilon, seed)
     for call, arguments in (
-        (ops.value, (*given, *where)),
+        (ops.value, (*given, *where, True)),
         (ops.maximum, (theta, None, seed, torch.eye(5)[:3], *where, True)),
-        (ops.product, (theta, None, seed, v, *where, "value")),
-        (ops.adjoint, (theta, None, seed, v, *where, "value")),
-        (ops.value_in_epsilon, (theta.detach(), epsilon.detach(), seed, v, v, *where)),
+        (ops.product, (theta, None, seed, v, None, *where, "value")),
+        (ops.adjoint, (theta, None, seed, v, None, *where, "value")),
+        (ops.value_in_epsilon, (theta.detach(), epsilon.detach(), seed, v, v, None, *where)),
         (ops.value_along_epsilon, (theta.detach(), epsilon, seed, epsilon, *where, "value")),
         (ops.explicit, (theta.detach(), None, seed, v, None, *where, "vjp", "value")),
     ):

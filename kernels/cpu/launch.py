@@ -148,12 +148,25 @@ def new_memo(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Dr
     rows, d = theta.shape
     if is_plain(problem, epsilon, draws, VJP):
         return np.empty((rows, draws.num_samples), np.int32)
-    words = _module(problem.oracle).memo_words(problem, d, theta.dtype)
+    words = words_of_a_solution(problem, d, theta.dtype)
     if words == 0:
         return None
     few = draws.num_samples <= FEW
     groups = -(-rows // LANES) * draws.num_samples if few else rows * -(-draws.num_samples // LANES)
     return np.empty((groups, words, LANES), np.int32)
+
+
+def memo_words(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int, dtype) -> int:
+    """Words a row of ``new_memo``, for more than ``FEW`` samples; 0 where there is none."""
+    if is_plain(problem, epsilon, draws, VJP):
+        return draws.num_samples
+    groups = -(-draws.num_samples // LANES)
+    return groups * LANES * words_of_a_solution(problem, d, dtype)
+
+
+def words_of_a_solution(problem: Problem, d: int, dtype) -> int:
+    """In its short form, for ``d`` coordinates; 0 where it has none."""
+    return _module(problem.oracle).memo_words(problem, d, dtype)
 
 
 # ------------------------------------------------------------------------------ the plain argmax

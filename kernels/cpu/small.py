@@ -200,13 +200,13 @@ _by_samples, _by_rows = _entry(False), _entry(True)
 # -------------------------------------------------------------------------------------- in Python
 
 
-def fits(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws) -> bool:
-    """Whether ``forward``, ``maximum`` and ``vjp`` serve these samples."""
+def serves(problem: Problem, epsilon: np.ndarray, draws: Draws, rows: int, d: int) -> bool:
+    """Whether ``forward``, ``maximum`` and ``vjp`` are for these samples."""
     return (
         is_plain(problem, epsilon, draws, VALUE)
         and isinstance(draws.family, int)
         and not problem.minimises
-        and coordinates(*theta.shape, draws.num_samples) <= MAX_COORDINATES
+        and coordinates(rows, d, draws.num_samples) <= MAX_COORDINATES
     )
 
 
