@@ -25,443 +25,36 @@ its seed. Instances of one seed are one launch.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
-from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import as_companion, kind_of, spread
+from . import _torch_operations as operations
+from ._arrays import kind_of
 from ._device import launching_on
-from ._engine import Sampler, kept_words
 from ._estimate import Estimate
-from ._exact import Expectation
-from ._losses import check_needs_no_gradient, fenchel_young
-from ._noise import Noise
-from ._perturbed import DESIGNS, Call, Perturbed
+from ._losses import check_needs_no_gradient
+from ._perturbed import Perturbed
 from ._seeds import Place, as_place, as_seed
-from ._torch import as_epsilon, from_rows, to_array
-from .kernels.codes import Draws
+from ._torch_layers import named_layer, parts, registered
+from ._torch_rules import (
+    FUNCTIONS,
+    AdjointRule,
+    MaximumRule,
+    OneVector,
+    ProductRule,
+    Rule,
+    ThreeVectors,
+    TwoVectors,
+    ValueRule,
+    apply,
+)
 
 _WORD = 2**32
-_LAYERS: dict[str, Perturbed] = {}
-
-
-@torch.compiler.assume_constant_result
-def _registered(*parts) -> str:
-    """The name by which operators find the layer of these field values, see ``_parts``."""
-    layer = Perturbed(*(x[0](*x[1]) if isinstance(x, tuple) else x for x in parts))
-    _LAYERS[repr(layer)] = layer
-    return repr(layer)
-
-
-@torch.compiler.assume_constant_result
-def _field_names(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
-
-
-def _parts(x: Any) -> Any:
-    """A field's value, as constants that a program compares; it would trace an integer.
-
-    A dataclass is its type and its own values.
-    """
-    if x is None or isinstance(x, (str, float, bool)):
-        return x
-    if isinstance(x, int):
-        return index(x)
-    if isinstance(x, tuple):
-        return tuple([_parts(y) for y in x])
-    return type(x), tuple([_parts(getattr(x, name)) for name in _field_names(type(x))])
-
-
-def _layer(name: str) -> Perturbed:
-    if name not in _LAYERS:
-        raise RuntimeError(
-            f"this program needs a layer that is not known in this process: call {name} once, "
-            "inside torch.func or torch.compile, before running it"
-        )
-    return _LAYERS[name]
-
-
-# -------------------------------------------------------------------- what operators do and return
-
-
-def _value(layer: Perturbed, theta, place: Place, kept: int):
-    """The value, and what it leaves for its derivatives: ``kept`` words a row."""
-    call, _ = layer._prepare(theta, place, "value")
-    if kept:
-        assert isinstance(call.sampler, Sampler)
-        mean, words = call.sampler.packed_forward()
-        left = torch.from_numpy(words.view(np.int32))
-    else:
-        mean, left = call.sampler.forward().mean, theta.new_empty(0, dtype=torch.int32)
-    return call.result(mean, call.scores.shape), left.reshape(*call.scores.batch, kept)
-
-
-def _kept(call: Call, words: Tensor | None):
-    """What a value left, if anything."""
-    if words is None or words.shape[-1] == 0:
-        return None
-    assert isinstance(call.sampler, Sampler)
-    return call.sampler.unpacked(words.contiguous().numpy().view(np.uint32))
-
-
-def _product(layer: Perturbed, theta, place: Place, t, kept, of: str):
-    call, _ = layer._prepare(theta, place, of)
-    product, _ = call.sampler.jvp(as_companion(t, "a tangent", call.scores))
-    return call.result(product, call.scores.shape)
-
-
-def _adjoint(layer: Perturbed, theta, place: Place, v, kept, of: str):
-    call, _ = layer._prepare(theta, place, of)
-    product, _ = call.sampler.vjp(as_companion(v, "a tangent", call.scores), _kept(call, kept))
-    return call.result(product, call.scores.shape)
-
-
-def _second(layer: Perturbed, theta, place: Place, v, w, of: str):
-    call, _ = layer._prepare(theta, place, of)
-    if not isinstance(call.sampler, Expectation):
-        raise NotImplementedError(
-            "the perturbed optimum cannot be differentiated twice by sampling; use method='exact'"
-        )
-    directions = (as_companion(x, "a tangent", call.scores) for x in (v, w))
-    return call.result(call.sampler.second_order_product(*directions), call.scores.shape)
-
-
-def _maximum(layer: Perturbed, theta, place: Place, y_true, normalize: bool):
-    """``F`` or the loss, its slope in theta, and that of its offset in every temperature."""
-    call, _ = layer._prepare(theta, place, "max")
-    scores = call.scores
-    value, _, mean = call.sampler.maximum()
-    slope = call.sampler.slope_of_maximum(mean)
-    offset_slope = np.zeros((1, 1))
-    if y_true is not None:
-        targets, offset, known = layer._targets(call, y_true, normalize)
-        value = fenchel_young(scores.rows, value, targets, call.whole.sign, offset)
-        slope = slope - call.whole.sign * targets
-        offset_slope = offset_slope if known is None else known
-    results = call.result(value, scores.batch), call.result(slope, scores.shape)
-    return *results, from_rows(call, np.broadcast_to(offset_slope, call.whole.epsilon.shape))
-
-
-def _value_in_epsilon(layer: Perturbed, theta, place: Place, v, product, kept):
-    call, _ = layer._prepare(theta, place, "value")
-    v, product = (as_companion(x, "v", call.scores) for x in (v, product))
-    return as_epsilon(call, call.sampler.epsilon_vjp(v, product, _kept(call, kept)))
-
-
-def _value_along_epsilon(layer: Perturbed, theta, place: Place, t, of: str):
-    call, _ = layer._prepare(theta, place, of)
-    direction = spread(to_array(t, call.scores.rows), call.scores)
-    return call.result(call.sampler.epsilon_jvp(direction), call.scores.shape)
-
-
-def _maximum_along_epsilon(layer: Perturbed, theta, place: Place, t, offset_slope):
-    call, _ = layer._prepare(theta, place, "max")
-    slope = _slope_in_epsilon(call, offset_slope)
-    direction = spread(to_array(t, call.scores.rows), call.scores)
-    return call.result((slope * direction).sum(1), call.scores.batch)
-
-
-def _slope_in_epsilon(call: Call, offset_slope):
-    """``d F / d eps`` in every temperature, with that of the loss's offset."""
-    maximum, _, mean = call.sampler.maximum()
-    slope = call.sampler.epsilon_slope_of_maximum(maximum, mean)
-    return slope + to_array(offset_slope, slope).reshape(slope.shape)
-
-
-def _maximum_in_epsilon(layer: Perturbed, theta, place: Place, v, offset_slope):
-    call, _ = layer._prepare(theta, place, "max")
-    slope = _slope_in_epsilon(call, offset_slope)
-    return as_epsilon(call, to_array(v, slope).reshape(-1, 1) * slope)
-
-
-def _explicit(layer: Perturbed, theta, place: Place, v, w, method: str, of: str):
-    """Result, standard error and number of samples; the last two are of ``estimate`` alone."""
-    if method == "estimate":
-        result = layer.estimate(theta, of=of, direction=v, seed=place)
-        number = torch.as_tensor(result.num_samples).expand(_batch(layer, theta))
-        return result.mean, result.standard_error, number.contiguous()
-    directions = [x for x in (v, w) if x is not None]
-    result = getattr(layer, method)(theta, *directions, seed=place)
-    return result, result.new_empty(0), torch.empty(0, dtype=torch.int64)
-
-
-def _like_theta(layer, theta, epsilon, *rest):
-    return theta.new_empty(theta.shape)
-
-
-def _value_shapes(layer, theta, epsilon, kept: int):
-    words = theta.new_empty((*_batch(layer, theta), kept), dtype=torch.int32)
-    return theta.new_empty(theta.shape), words
-
-
-def _kept_words(layer: Perturbed, theta, epsilon, axes: int, keep: bool) -> int:
-    """Words a row that a value keeps: of ``axes``, which ``vmap`` adds to, the same for all."""
-    if not keep or layer.method != "mc" or theta.device.type != "cpu":
-        return 0
-    if not isinstance(layer.num_samples, int) or layer.variance_reduction == "qmc":
-        return 0
-    own, event = tuple(theta.shape[theta.dim() - axes :]), layer.oracle.event_ndim
-    whole, batch = theta.shape, _batch(layer, theta)
-    d = math.prod(own[axes - event :])
-    columns = d if _temperatures(layer, theta, epsilon) == tuple(whole) != batch else 1
-    assert isinstance(layer.noise, Noise)
-    draws = Draws(
-        layer.noise.family,
-        (0, 0),
-        layer.num_samples,
-        design=DESIGNS[layer.variance_reduction],
-        multiplicative=layer.perturbation == "multiplicative",
-    )
-    dtype = np.dtype(np.float64 if theta.dtype == torch.float64 else np.float32)
-    rows, temperatures = math.prod(own[: axes - event]), np.empty((0, columns))
-    return kept_words(layer.oracle.problem(own), temperatures, draws, rows, d, dtype)
-
-
-def _like_epsilon(layer, theta, epsilon, *rest):
-    return epsilon.new_empty(epsilon.shape)
-
-
-def _like_batch(layer, theta, epsilon, *rest):
-    return theta.new_empty(_batch(layer, theta))
-
-
-def _batch(layer: Perturbed, theta) -> tuple:
-    return tuple(theta.shape[: theta.dim() - layer.oracle.event_ndim])
-
-
-def _temperatures(layer: Perturbed, theta, epsilon) -> tuple:
-    """The shape of a temperature a row, or a coordinate."""
-    event = layer.oracle.event_ndim
-    if (
-        epsilon is None
-        or epsilon.dim() < theta.dim()
-        or all(n == 1 for n in epsilon.shape[-event:])
-    ):
-        return _batch(layer, theta)
-    return tuple(theta.shape)
-
-
-def _maximum_shapes(layer, theta, epsilon, *rest):
-    by_epsilon = theta.new_empty(_temperatures(layer, theta, epsilon), dtype=torch.float64)
-    return theta.new_empty(_batch(layer, theta)), _like_theta(layer, theta, epsilon), by_epsilon
-
-
-def _explicit_shapes(layer, theta, epsilon, v, w, method: str, of: str):
-    batch = _batch(layer, theta)
-    shapes = {
-        "max": batch,
-        "jacobian": (*theta.shape, *theta.shape[len(batch) :]),
-        "vjp_epsilon": _temperatures(layer, theta, epsilon),
-    }
-    shape = shapes.get(of if method == "estimate" else method, tuple(theta.shape))
-    estimate = method == "estimate"
-    return (
-        theta.new_empty(shape),
-        theta.new_empty(shape if estimate else 0),
-        torch.empty(batch if estimate else 0, dtype=torch.int64),
-    )
-
-
-# ------------------------------------------------------------------------ derivatives of operators
-#
-# Inputs are (theta, epsilon or None, seed, *tensors, layer, axes, *options): ``axes`` is the number
-# of the scores' axes as the user's function sees them, those before being ``vmap``'s.
-
-
-class _Rule:
-    """An operator without derivatives; others override what they have."""
-
-    arrays = 0
-    """Tensors after the seed."""
-
-    @classmethod
-    def save(cls, ctx, inputs, output):
-        theta, epsilon, seed, *rest = inputs
-        tensors = (theta, epsilon, seed, *rest[: cls.arrays])
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.where, ctx.options = rest[cls.arrays : cls.arrays + 2], rest[cls.arrays + 2 :]
-        ctx.set_materialize_grads(False)
-
-    @classmethod
-    def backward(cls, ctx, *gradients):
-        raise _not_differentiable()
-
-    @classmethod
-    def jvp(cls, ctx, *tangents):
-        raise _not_differentiable()
-
-
-def _not_differentiable() -> NotImplementedError:
-    return NotImplementedError(
-        "samples, estimates, explicit derivatives, second derivatives and derivatives in epsilon "
-        "are not differentiable; differentiate layer(theta), layer.max(theta) or "
-        "layer.loss(theta, y_true), or detach theta first"
-    )
-
-
-def _refuse_epsilon(what: str) -> None:
-    raise NotImplementedError(
-        f"{what} cannot be differentiated in epsilon here: use backward() on an eager call with "
-        "method='exact', or detach epsilon"
-    )
-
-
-class _ValueRule(_Rule):
-    @classmethod
-    def save(cls, ctx, inputs, output):
-        super().save(ctx, inputs, output)
-        tensors = (*inputs[:3], output[1])
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @classmethod
-    def backward(cls, ctx, v, _):
-        theta, epsilon, seed, kept = ctx.saved_tensors
-        given, by_epsilon = (theta, epsilon, seed, v), None
-        product = apply("adjoint", *given, kept, *ctx.where, "value")
-        if ctx.needs_input_grad[1]:
-            by_epsilon = apply("value_in_epsilon", *given, product, kept, *ctx.where)
-        return product, by_epsilon, None, None, None, None
-
-    @classmethod
-    def jvp(cls, ctx, t, t_epsilon, *_):
-        *given, kept = ctx.saved_tensors
-        return _change_of_value(ctx, given, t, t_epsilon, kept, "value"), None
-
-
-def _change_of_value(ctx, given, t, t_epsilon, kept, of: str):
-    """``J t + d y / d eps t_epsilon``, on the samples that ``of`` sees."""
-    terms = []
-    if t is not None:
-        terms.append(apply("product", *given, t, kept, *ctx.where, of))
-    if t_epsilon is not None:
-        terms.append(apply("value_along_epsilon", *given, t_epsilon, *ctx.where, of))
-    return sum(terms[1:], terms[0])
-
-
-class _ProductRule(_Rule):
-    """``J t``: linear in the vector; in theta it has a derivative where it is exact."""
-
-    arrays = 2
-    same, swapped = "product", "adjoint"
-
-    @classmethod
-    def backward(cls, ctx, u):
-        theta, epsilon, seed, t, kept = ctx.saved_tensors
-        by_theta = by_t = None
-        if ctx.needs_input_grad[1]:
-            _refuse_epsilon("a derivative of the perturbed optimum")
-        if ctx.needs_input_grad[0]:
-            by_theta = apply("second", theta, epsilon, seed, t, u, *ctx.where, *ctx.options)
-        if ctx.needs_input_grad[3]:
-            by_t = apply(cls.swapped, theta, epsilon, seed, u, kept, *ctx.where, *ctx.options)
-        return by_theta, None, None, by_t, None, None, None, None
-
-    @classmethod
-    def jvp(cls, ctx, along, along_epsilon, _, moved, *__):
-        theta, epsilon, seed, t, kept = ctx.saved_tensors
-        if along_epsilon is not None:
-            _refuse_epsilon("a derivative of the perturbed optimum")
-        terms = []
-        if moved is not None:
-            given = (theta, epsilon, seed, moved, kept)
-            terms.append(apply(cls.same, *given, *ctx.where, *ctx.options))
-        if along is not None:
-            given = (theta, epsilon, seed, t, along, *ctx.where, *ctx.options)
-            terms.append(apply("second", *given))
-        return sum(terms[1:], terms[0])
-
-
-class _AdjointRule(_ProductRule):
-    """``v^T J``, likewise."""
-
-    same, swapped = "adjoint", "product"
-
-
-class _MaximumRule(_Rule):
-    arrays = 1
-
-    @classmethod
-    def save(cls, ctx, inputs, output):
-        super().save(ctx, inputs, output)
-        _, slope, offset_slope = output
-        tensors = (*inputs[:3], slope, offset_slope)
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @classmethod
-    def backward(cls, ctx, v, v_slope, v_offset):
-        theta, epsilon, seed, slope, offset_slope = ctx.saved_tensors
-        layer = _layer(ctx.where[0])
-        by_theta = by_epsilon = None
-        if v is not None and ctx.needs_input_grad[0]:
-            scale = v.reshape(*v.shape, *(1,) * layer.oracle.event_ndim)
-            by_theta = scale * slope
-        if v_slope is not None:
-            product = cls._along_slope(ctx, theta, epsilon, seed, v_slope)
-            by_theta = product if by_theta is None else by_theta + product
-        if ctx.needs_input_grad[1]:
-            if v_slope is not None or v_offset is not None:
-                _refuse_epsilon("a gradient of max or the loss")
-            given = (theta, epsilon, seed, v, offset_slope, *ctx.where)
-            by_epsilon = apply("maximum_in_epsilon", *given)
-        return by_theta, by_epsilon, None, None, None, None, None
-
-    @classmethod
-    def _along_slope(cls, ctx, theta, epsilon, seed, v):
-        """``v^T`` times the slope's derivative; the slope is the perturbed optimum, up to sign."""
-        layer = _layer(ctx.where[0])
-        if layer.perturbation == "multiplicative":
-            raise NotImplementedError(
-                "second derivatives of max and loss are for perturbation='additive': the slope of "
-                "multiplicative noise is not the perturbed optimum"
-            )
-        product = apply("adjoint", theta, epsilon, seed, v, None, *ctx.where, "max")
-        return product if _sign(layer, theta) > 0 else -product
-
-    @classmethod
-    def jvp(cls, ctx, t, t_epsilon, *_):
-        theta, epsilon, seed, slope, offset_slope = ctx.saved_tensors
-        layer = _layer(ctx.where[0])
-        changes = []
-        if t is not None:
-            changes.append((slope * t).sum(tuple(range(-layer.oracle.event_ndim, 0))))
-        if t_epsilon is not None:
-            given = (theta, epsilon, seed, t_epsilon, offset_slope, *ctx.where)
-            changes.append(apply("maximum_along_epsilon", *given))
-        # What slopes change by is seen by second derivatives alone.
-        if layer.perturbation == "multiplicative":
-            moved = torch.full_like(slope, torch.nan)
-        else:
-            moved = _change_of_value(ctx, (theta, epsilon, seed), t, t_epsilon, None, "max")
-            moved = moved if _sign(layer, theta) > 0 else -moved
-        linear = t_epsilon is None or layer.method == "mc"  # the offset is, in the temperature
-        offset_moved = torch.full_like(offset_slope, 0.0 if linear else torch.nan)
-        return sum(changes[1:], changes[0]), moved, offset_moved
-
-
-def _sign(layer: Perturbed, theta) -> int:
-    """-1 where scores are costs."""
-    return -1 if layer.oracle.problem(tuple(theta.shape)).minimises else 1
-
-
-class _OneVector(_Rule):
-    arrays = 1
-
-
-class _TwoVectors(_Rule):
-    arrays = 2
-
-
-class _ThreeVectors(_Rule):
-    arrays = 3
 
 
 # ----------------------------------------------------------------------------------- the operators
@@ -473,7 +66,7 @@ class _Operator(NamedTuple):
     schema: str
     run: Callable
     shapes: Callable
-    rule: type[_Rule]
+    rule: type[Rule]
     like_epsilon: bool = False
     """Whether the result has epsilon's shape; others have theta's leading axes."""
     along_epsilon: bool = False
@@ -485,9 +78,9 @@ class _Operator(NamedTuple):
         """On real tensors."""
         n = self.rule.arrays
         name, axes, *options = rest[n:]
-        layer, mapped = _layer(name), theta.dim() - axes
+        layer, mapped = named_layer(name), theta.dim() - axes
         if self.keeps:
-            options = [_kept_words(layer, theta, epsilon, axes, *options)]
+            options = [operations.words_to_keep(layer, theta, epsilon, axes, *options)]
         if mapped:
             words = seed.flatten(0, mapped - 1)
             if len(words) and not (words == words[0]).all():
@@ -515,14 +108,14 @@ class _Operator(NamedTuple):
         n = self.rule.arrays
         arrays, (name, axes, *options) = rest[:n], rest[n:]
         if self.keeps:
-            options = [_kept_words(_layer(name), theta, epsilon, axes, *options)]
-        return self.shapes(_layer(name), theta, epsilon, *arrays, *options)
+            options = [operations.words_to_keep(named_layer(name), theta, epsilon, axes, *options)]
+        return self.shapes(named_layer(name), theta, epsilon, *arrays, *options)
 
     def vmap(self, name: str, info, in_dims, *inputs):
         """Every tensor gets the mapped axis, in front."""
         _, epsilon, *_ = inputs
         size = info.batch_size
-        event = _layer(inputs[3 + self.rule.arrays]).oracle.event_ndim
+        event = named_layer(inputs[3 + self.rule.arrays]).oracle.event_ndim
         fronted = [
             x if not isinstance(x, Tensor) else _fronted(x, dim, size)
             for x, dim in zip(inputs, in_dims, strict=True)
@@ -569,73 +162,72 @@ _WHERE = "str layer, int axes"
 _OPERATORS = {
     "value": _Operator(
         f"({_GIVEN}, {_WHERE}, bool keep) -> (Tensor, Tensor)",
-        _value,
-        _value_shapes,
-        _ValueRule,
+        operations.value,
+        operations.value_shapes,
+        ValueRule,
         keeps=True,
     ),
     "maximum": _Operator(
         f"({_GIVEN}, Tensor? y_true, {_WHERE}, bool normalize) -> (Tensor, Tensor, Tensor)",
-        _maximum,
-        _maximum_shapes,
-        _MaximumRule,
+        operations.maximum,
+        operations.maximum_shapes,
+        MaximumRule,
     ),
     "product": _Operator(
         f"({_GIVEN}, Tensor t, Tensor? kept, {_WHERE}, str of) -> Tensor",
-        _product,
-        _like_theta,
-        _ProductRule,
+        operations.product,
+        operations.like_theta,
+        ProductRule,
     ),
     "adjoint": _Operator(
         f"({_GIVEN}, Tensor v, Tensor? kept, {_WHERE}, str of) -> Tensor",
-        _adjoint,
-        _like_theta,
-        _AdjointRule,
+        operations.adjoint,
+        operations.like_theta,
+        AdjointRule,
     ),
     "second": _Operator(
         f"({_GIVEN}, Tensor v, Tensor w, {_WHERE}, str of) -> Tensor",
-        _second,
-        _like_theta,
-        _TwoVectors,
+        operations.second,
+        operations.like_theta,
+        TwoVectors,
     ),
     "value_in_epsilon": _Operator(
         f"({_GIVEN}, Tensor v, Tensor product, Tensor? kept, {_WHERE}) -> Tensor",
-        _value_in_epsilon,
-        _like_epsilon,
-        _ThreeVectors,
+        operations.value_in_epsilon,
+        operations.like_epsilon,
+        ThreeVectors,
         like_epsilon=True,
     ),
     "value_along_epsilon": _Operator(
         f"({_GIVEN}, Tensor t, {_WHERE}, str of) -> Tensor",
-        _value_along_epsilon,
-        _like_theta,
-        _OneVector,
+        operations.value_along_epsilon,
+        operations.like_theta,
+        OneVector,
         along_epsilon=True,
     ),
     "maximum_along_epsilon": _Operator(
         f"({_GIVEN}, Tensor t, Tensor offset_slope, {_WHERE}) -> Tensor",
-        _maximum_along_epsilon,
-        _like_batch,
-        _TwoVectors,
+        operations.maximum_along_epsilon,
+        operations.like_batch,
+        TwoVectors,
         along_epsilon=True,
     ),
     "maximum_in_epsilon": _Operator(
         f"({_GIVEN}, Tensor v, Tensor offset_slope, {_WHERE}) -> Tensor",
-        _maximum_in_epsilon,
-        _like_epsilon,
-        _TwoVectors,
+        operations.maximum_in_epsilon,
+        operations.like_epsilon,
+        TwoVectors,
         like_epsilon=True,
     ),
     "explicit": _Operator(
         f"({_GIVEN}, Tensor? v, Tensor? w, {_WHERE}, str method, str of) "
         "-> (Tensor, Tensor, Tensor)",
-        _explicit,
-        _explicit_shapes,
-        _TwoVectors,
+        operations.explicit,
+        operations.explicit_shapes,
+        TwoVectors,
     ),
 }
 _LIBRARY = torch.library.Library("dpo", "DEF")
-_FUNCTIONS: dict[str, type[torch.autograd.Function]] = {}
 
 
 def _define(name: str, operator: _Operator) -> None:
@@ -660,18 +252,11 @@ def _define(name: str, operator: _Operator) -> None:
         "jvp": staticmethod(rule.jvp),
         "vmap": staticmethod(vmap),
     }
-    _FUNCTIONS[name] = type(f"dpo_{name}", (torch.autograd.Function,), members)
+    FUNCTIONS[name] = type(f"dpo_{name}", (torch.autograd.Function,), members)
 
 
 for _name, _operator in _OPERATORS.items():
     _define(_name, _operator)
-
-
-def apply(name: str, *inputs):
-    """An operator, differentiable by its rules."""
-    if torch.compiler.is_compiling():
-        return getattr(torch.ops.dpo, name).default(*inputs)
-    return _FUNCTIONS[name].apply(*inputs)
 
 
 # -------------------------------------------------------------------------------- the layer's calls
@@ -689,14 +274,14 @@ def call(name: str, layer: Perturbed, theta: Tensor, *directions: Any, **paramet
         layer.perturbation,
         layer.tolerance,
     )
-    known = _known(_parts(layer.oracle), theta, *fields)
+    known = _known(parts(layer.oracle), theta, *fields)
     return _call(name, known, theta, *directions, **parameters)
 
 
 def call_made(name, oracle, options, fields, theta, *directions, **parameters):
     """``Perturbed(oracle(*options), **fields).name(theta, ...)`` inside a program of torch."""
-    parts = (oracle, _parts(options)) if isinstance(oracle, type) else _parts(oracle)
-    known = _known(parts, theta, **fields)
+    made = (oracle, parts(options)) if isinstance(oracle, type) else parts(oracle)
+    known = _known(made, theta, **fields)
     return _call(name, known, theta, *directions, **parameters)
 
 
@@ -724,7 +309,7 @@ def _known(
         perturbation,
         tolerance,
     )
-    name = _registered(oracle, *[_parts(x) for x in fields])
+    name = registered(oracle, *[parts(x) for x in fields])
     return Known(name, temperatures, method, num_samples)
 
 

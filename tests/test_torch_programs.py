@@ -367,7 +367,7 @@ def test_operators_pass_torchs_own_checks():
     theta = torch.randn(3, 5, requires_grad=True)
     epsilon = torch.tensor(0.5, requires_grad=True)
     grad(lambda x: dpo.Perturbed(epsilon=epsilon, num_samples=8)(x, seed=1).sum())(theta.detach())
-    from dpo import _torch_operators
+    from dpo import _torch_layers
 
     name = repr(dpo.Perturbed(epsilon=1.0, num_samples=8))
     seed, v = torch.tensor([1, 0, 0, 0]), torch.randn(3, 5)
@@ -386,7 +386,7 @@ def test_operators_pass_torchs_own_checks():
         if call in (ops.value, ops.maximum):
             tests.append("test_aot_dispatch_dynamic")
         torch.library.opcheck(call.default, arguments, test_utils=tests)
-    assert name in _torch_operators._LAYERS
+    assert name in _torch_layers.LAYERS
 
 
 def test_errors_inside_programs_are_the_same():
