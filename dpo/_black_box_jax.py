@@ -31,7 +31,7 @@ from ._black_box import PerturbedFunction
 from ._checks import Adaptive, is_traced
 from ._designs import Replicated, designed
 from ._host_jax import Host, host_p
-from ._jax import _words as as_words
+from ._jax_operands import as_words
 from ._seeds import Place, as_seed
 from ._solved import SolvedSampler, window_size
 from ._solver import PerInstance, Solver, Structure, Window, takes_warm_start, wrong_axes

@@ -39,182 +39,23 @@ from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ._arrays import as_companion, as_scores, as_temperatures, compute_dtype, kind_of
-from ._checks import check_temperatures, is_traced
-from ._designs import designed
-from ._device import as_host, beside, namespace
-from ._engine import Sampler
+from ._arrays import kind_of
 from ._estimate import Estimate
 from ._host_jax import called_back, fronted
-from ._losses import fenchel_young
-from ._seeds import Place, as_place, as_seed
+from ._jax_operands import (
+    as_offsets,
+    as_operand_beside,
+    as_temperature_operand,
+    as_words,
+    checked,
+    facts,
+    is_shared,
+    varying_alike,
+)
+from ._jax_operations import LINEAR, Spec, batch_of, run
 
 if TYPE_CHECKING:
     from ._perturbed import Perturbed
-
-
-class Spec(NamedTuple):
-    """What a trace fixes; hashable, so that an equal call is not compiled again."""
-
-    operation: str
-    layer: Perturbed
-    """At temperature 1: the operand says which."""
-    axes: int
-    """Of the scores, as the user's function sees them: axes before those are ``vmap``'s."""
-    options: tuple = ()
-    """The method's name and its keyword arguments, or what an operation needs to know."""
-    slopes: tuple[str, ...] = ()
-    """Of ``max`` and ``loss``: in what the slopes are, "theta" or "epsilon"."""
-    kept: int = 0
-    """Words a row of what a value leaves for its derivatives: a result of the one, (..., kept)
-    uint32, and the last array beside the scores of the others."""
-
-
-# ---------------------------------------------------------------------- operations, on real arrays
-
-
-def _sampled(layer, theta, place, of: str):
-    """The call on the samples that ``of`` sees, whatever they are used for."""
-    return layer._prepare(theta, place, of)[0]
-
-
-def _value(spec: Spec, layer, theta, place):
-    if not spec.kept:
-        return (layer(theta, seed=place),)
-    call = _sampled(layer, theta, place, "value")
-    mean, words = call.sampler.packed_forward()
-    return call.result(mean, call.scores.shape), words.reshape(*call.scores.batch, spec.kept)
-
-
-def _kept(call, words):
-    """What a value left, if anything."""
-    return call.sampler.unpacked(np.asarray(words[0])) if words else None
-
-
-def _product(spec: Spec, layer, theta, place, t, *kept):
-    call = _sampled(layer, theta, place, *spec.options)
-    product, _ = call.sampler.jvp(as_companion(t, "a tangent", call.scores))
-    return (call.result(product, call.scores.shape),)
-
-
-def _adjoint(spec: Spec, layer, theta, place, v, *kept):
-    call = _sampled(layer, theta, place, *spec.options)
-    v = as_companion(v, "a tangent", call.scores)
-    product, _ = call.sampler.vjp(v, _kept(call, kept))
-    return (call.result(product, call.scores.shape),)
-
-
-def _second(spec: Spec, layer, theta, place, v, w):
-    call = _sampled(layer, theta, place, *spec.options)
-    v, w = (as_companion(x, "a tangent", call.scores) for x in (v, w))
-    return (call.result(call.sampler.second_order_product(v, w), call.scores.shape),)
-
-
-def _epsilon_product(spec: Spec, layer, theta, place, tangent, *kept):
-    call = _sampled(layer, theta, place, *spec.options)
-    columns = call.whole.epsilon.shape[1]
-    t = as_companion(tangent, "a tangent", call.scores)[:, :columns]
-    return (call.result(call.sampler.epsilon_jvp(t), call.scores.shape),)
-
-
-def _epsilon_adjoint(spec: Spec, layer, theta, place, v, *kept):
-    call = _sampled(layer, theta, place, *spec.options)
-    v = as_companion(v, "a tangent", call.scores)
-    return (_like_epsilon(call, call.sampler.epsilon_vjp(v, None, _kept(call, kept))),)
-
-
-def _like_epsilon(call, slope):
-    """A slope in (rows, 1) or (rows, d) temperatures, as the operand."""
-    epsilon = call.epsilon
-    slope = slope.reshape(epsilon.shape).astype(epsilon.dtype)
-    return jnp.asarray(as_host(slope)) if isinstance(epsilon, jax.Array) else slope
-
-
-def _maximum(spec: Spec, layer, theta, place, *y_true):
-    """``max`` or ``loss``, and slopes of it, from one pass over the samples."""
-    if not spec.slopes:
-        if y_true:
-            return (layer.loss(theta, *y_true, seed=place, normalize=spec.options[0]),)
-        return (layer.max(theta, seed=place),)
-    call = _sampled(layer, theta, place, "max")
-    maximum, _, mean = call.sampler.maximum()
-    value, by_offset = maximum, None
-    if y_true:
-        targets, offset, by_offset = layer._targets(call, *y_true, *spec.options)
-        value = fenchel_young(call.scores.rows, value, targets, call.whole.sign, offset)
-    results = [call.result(value, call.scores.batch)]
-    if "theta" in spec.slopes:
-        results.append(call.result(call.sampler.slope_of_maximum(mean), call.scores.shape))
-    if "epsilon" in spec.slopes:
-        slope = call.sampler.epsilon_slope_of_maximum(maximum, mean)
-        if by_offset is not None:
-            slope = slope + beside(by_offset, slope)
-        results.append(_like_epsilon(call, slope))
-    return tuple(results)
-
-
-def _method(spec: Spec, layer, theta, place, *directions):
-    name, parameters = spec.options
-    if name == "estimate":
-        direction = directions[0] if directions else None
-        result = layer.estimate(theta, seed=place, direction=direction, **dict(parameters))
-        number = np.broadcast_to(np.asarray(result.num_samples, np.uint32), _batch(layer, theta))
-        return result.mean, result.standard_error, number
-    return (getattr(layer, name)(theta, *directions, seed=place, **dict(parameters)),)
-
-
-_OPERATIONS: dict[str, Callable[..., tuple]] = {
-    "value": _value,
-    "max": _maximum,
-    "loss": _maximum,
-    "product": _product,
-    "adjoint": _adjoint,
-    "second": _second,
-    "epsilon_product": _epsilon_product,
-    "epsilon_adjoint": _epsilon_adjoint,
-    "method": _method,
-}
-_LINEAR = {
-    "product": "adjoint",
-    "adjoint": "product",
-    "second": "second",
-    "epsilon_product": "epsilon_adjoint",
-    "epsilon_adjoint": "epsilon_product",
-}
-"""Operations that are linear in the arrays beside the scores, and their transposes."""
-
-
-def _batch(layer, theta) -> tuple[int, ...]:
-    return theta.shape[: theta.ndim - layer.oracle.event_ndim]
-
-
-def _run(theta, seeds, offsets, epsilon, *arrays, spec: Spec):
-    """An operation on real arrays, JAX's or NumPy's, whose leading axes are independent calls."""
-    mapped = theta.ndim - spec.axes
-    layer = spec.layer._at(epsilon)
-    operation = ft.partial(_OPERATIONS[spec.operation], spec, layer)
-    seeds, offsets = np.asarray(seeds), np.asarray(offsets)
-    calls = theta.shape[:mapped]
-    words = seeds.reshape(int(np.prod(calls)), *seeds.shape[mapped:])
-    firsts = offsets.reshape(len(words), 2)
-    if (words == words[:1]).all() and (firsts == firsts[:1]).all():
-        rows = np.arange(int(np.prod(_batch(layer, theta)[mapped:])))
-        return operation(theta, _place(words, firsts, np.tile(rows, len(words))), *arrays)
-    each = (theta, seeds, offsets, epsilon, *arrays)
-    results = [_run(*(x[i][None] for x in each), spec=spec) for i in np.ndindex(calls)]
-    stack = jnp.stack if isinstance(theta, jax.Array) else namespace(theta).stack
-    return tuple(
-        stack([r[0] for r in of]).reshape(calls + of[0].shape[1:])
-        for of in zip(*results, strict=True)
-    )
-
-
-def _place(words, firsts, rows) -> Place:
-    """Where the rows of calls of one seed are in the noise contract."""
-    if len(words) == 0:
-        return Place(0)
-    place = as_place(words[0], *firsts[0])
-    return place if len(words) == 1 else place._replace(rows=rows)
 
 
 # ------------------------------------------------------------------------------------ the primitive
@@ -225,13 +66,13 @@ perturbed_p.multiple_results = True
 
 def _impl(theta, seeds, offsets, *others, spec: Spec):
     theta, *rest = (jnp.asarray(x) for x in (theta, *others))  # of one kind: JAX passes any
-    return [jnp.asarray(x) for x in _run(theta, seeds, offsets, *rest, spec=spec)]
+    return [jnp.asarray(x) for x in run(theta, seeds, offsets, *rest, spec=spec)]
 
 
 @perturbed_p.def_abstract_eval
 def _shapes(theta, seeds, offsets, epsilon, *arrays, spec: Spec):
     """Shapes and dtypes of an operation's results."""
-    batch = _batch(spec.layer, theta)
+    batch = batch_of(spec.layer, theta)
     name = spec.options[0] if spec.operation == "method" else spec.operation
     if name in ("max", "loss"):
         like = {"theta": theta, "epsilon": epsilon}
@@ -245,7 +86,7 @@ def _shapes(theta, seeds, offsets, epsilon, *arrays, spec: Spec):
     elif name == "jacobian":
         results = [(theta.shape + theta.shape[len(batch) :], theta.dtype)]
     elif name == "vjp_epsilon":
-        results = [(batch if _is_shared(spec.layer, epsilon) else theta.shape, theta.dtype)]
+        results = [(batch if is_shared(spec.layer, epsilon) else theta.shape, theta.dtype)]
     elif name == "epsilon_adjoint":
         results = [(epsilon.shape, epsilon.dtype)]
     else:
@@ -263,7 +104,7 @@ def _like(theta, shape, dtype):
 
 def _callback(spec: Spec, results):
     def call(*operands):
-        outputs = _run(*map(np.asarray, operands), spec=spec)
+        outputs = run(*map(np.asarray, operands), spec=spec)
         return tuple(np.asarray(x, r.dtype) for x, r in zip(outputs, results, strict=True))
 
     return call
@@ -277,7 +118,7 @@ def _over_devices(*operands, spec: Spec):
 
 def _compiled(context, *operands, spec: Spec):
     """The operation inside a compiled program: a handler, or a callback."""
-    plan = _handlers().plan(spec, _facts(spec, *context.avals_in).exact, *context.avals_in)
+    plan = _handlers().plan(spec, facts(spec, *context.avals_in).exact, *context.avals_in)
     if plan is not None:
         handler, parameters = plan
         return jax.ffi.ffi_lowering(handler)(context, *operands, parameters=parameters)
@@ -310,7 +151,7 @@ def _in_buffers(*operands, spec: Spec):
         results = results[:1]
     elif spec.kept:
         operands = operands[:-1]
-    return [*in_buffers(ft.partial(_run, spec=plain), results, *operands), *forgotten]
+    return [*in_buffers(ft.partial(run, spec=plain), results, *operands), *forgotten]
 
 
 def _elsewhere(context, *operands, spec: Spec):
@@ -348,7 +189,7 @@ class _Moves(NamedTuple):
 def _jvp(primals, tangents, *, spec: Spec):
     moves, operation = _Moves.of(tangents), spec.operation
     moved = [not isinstance(t, ad.Zero) for t in tangents[4:]]
-    if operation in _LINEAR:
+    if operation in LINEAR:
         return _jvp_of_linear(primals, tangents[4:], moves, spec)
     if operation == "method" and (moves.names or any(moved)):
         raise NotImplementedError(
@@ -364,7 +205,7 @@ def _jvp(primals, tangents, *, spec: Spec):
         results = perturbed_p.bind(*primals, spec=spec)
         return results, [_zero(x) for x in results]
     if operation == "value":
-        keeping = spec._replace(kept=_facts(spec, *primals).kept)
+        keeping = spec._replace(kept=facts(spec, *primals).kept)
         value, *kept = perturbed_p.bind(*primals, spec=keeping)
         changes = [_change_of_value(primals, moves, keeping, "value", *kept)]
         if spec.kept:
@@ -400,7 +241,7 @@ def _jvp_of_maximum(primals, moves: _Moves, spec: Spec):
     wanted = tuple(n for n in _Moves._fields if n in moves.names or n in spec.slopes)
     value, *slopes = perturbed_p.bind(*primals, spec=spec._replace(slopes=wanted))
     slope = dict(zip(wanted, slopes, strict=True))
-    sign = _facts(spec, *primals).sign
+    sign = facts(spec, *primals).sign
     residual = dict(slope)
     if "theta" in slope and len(primals) > 4:
         residual["theta"] = slope["theta"] - sign * primals[4].astype(theta.dtype)
@@ -435,7 +276,7 @@ def _jvp_of_linear(primals, tangents, moves: _Moves, spec: Spec):
             "epsilon not at all: use jax.lax.stop_gradient(epsilon)"
         )
     if moves.theta is not None:
-        exact = _facts(spec, *primals).exact
+        exact = facts(spec, *primals).exact
         if not exact or spec.operation == "second":
             raise NotImplementedError(
                 "the perturbed optimum cannot be differentiated "
@@ -453,7 +294,7 @@ def _transpose(cotangents, *operands, spec: Spec):
     known = [x for x in arrays if not ad.is_undefined_primal(x)]
     if isinstance(cotangent, ad.Zero):
         return [None] * len(operands)
-    transposed = spec._replace(operation=_LINEAR[spec.operation])
+    transposed = spec._replace(operation=LINEAR[spec.operation])
     (result,) = perturbed_p.bind(*common, cotangent, *known, spec=transposed)
     return [None] * 4 + [result if ad.is_undefined_primal(x) else None for x in arrays]
 
@@ -485,12 +326,16 @@ def call(name: str, layer: Perturbed, theta: Any, *args: Any, **parameters: Any)
             f"theta is a {kind_of(theta)} array inside a JAX transformation; pass "
             "jax.numpy.asarray(theta)"
         )
-    epsilon = _temperatures(layer, theta)
+    epsilon = as_temperature_operand(layer, theta)
     layer = layer._at(1.0)
-    _checked(layer, theta.shape, theta.dtype, _is_shared(layer, epsilon))
-    seeds = _words(layer, named.pop("seed"))
-    offsets = _offsets(named.pop("row_offset"), named.pop("sample_offset"))
-    arrays = [_beside(named.pop(key), theta, key) for key in _ARRAYS if named.get(key) is not None]
+    checked(layer, theta.shape, theta.dtype, is_shared(layer, epsilon))
+    seeds = as_words(layer, named.pop("seed"))
+    offsets = as_offsets(named.pop("row_offset"), named.pop("sample_offset"))
+    arrays = [
+        as_operand_beside(named.pop(key), theta, key)
+        for key in _ARRAYS
+        if named.get(key) is not None
+    ]
     named.pop("direction", None)
     if name == "estimate" and bool(arrays) != (named["of"] in ("vjp", "jvp")):
         raise ValueError('direction is for of="vjp" and of="jvp", which need it')
@@ -499,25 +344,13 @@ def call(name: str, layer: Perturbed, theta: Any, *args: Any, **parameters: Any)
         spec = Spec(operation, layer, theta.ndim, tuple(map(bool, named.values())))
     else:
         spec = Spec("method", layer, theta.ndim, (name, tuple(named.items())))
-    operands = _varying_alike(theta, seeds, offsets, epsilon, *arrays)
+    operands = varying_alike(theta, seeds, offsets, epsilon, *arrays)
     results = perturbed_p.bind(*operands, spec=spec)
     if name != "estimate":
         return results[0]
     mean, error, number = results
-    fixed = (
-        isinstance(layer.num_samples, int) and not _facts(spec, theta, None, None, epsilon).exact
-    )
+    fixed = isinstance(layer.num_samples, int) and not facts(spec, theta, None, None, epsilon).exact
     return Estimate(mean, error, layer.num_samples if fixed else number)
-
-
-def _varying_alike(*operands):
-    """The operands, all varying over the axes of ``jax.shard_map`` that any varies over."""
-    varies = [jax.typeof(x).manual_axis_type.varying for x in operands]
-    axes = frozenset().union(*varies)
-    return [
-        jax.lax.pcast(x, tuple(axes - own), to="varying") if axes - own else x
-        for x, own in zip(operands, varies, strict=True)
-    ]
 
 
 _ARRAYS = ("v", "t", "w", "y_true", "direction")
@@ -526,107 +359,3 @@ _ARRAYS = ("v", "t", "w", "y_true", "direction")
 @ft.cache
 def _signature(method: Callable) -> inspect.Signature:
     return inspect.signature(method)
-
-
-class Facts(NamedTuple):
-    """What follows from a layer and the shape of its scores and temperatures."""
-
-    exact: bool
-    sign: int
-    """-1 where scores are costs."""
-    kept: int
-    """Words a row of what a value can leave for its derivatives."""
-
-
-@ft.lru_cache(maxsize=1024)
-def _checked(layer: Perturbed, shape: tuple[int, ...], dtype: np.dtype, shared: bool) -> Facts:
-    """Raise what a call with such scores would, before it is compiled."""
-    scores = _dummy(layer, shape, dtype)
-    whole = (layer if shared else layer._at(np.ones(shape)))._whole(scores, Place(0))
-    exact, kept = layer._is_exact(whole), 0
-    if isinstance(layer.num_samples, int) and not exact:
-        sampler = designed(whole, layer.num_samples)
-        kept = sampler.kept_words() if isinstance(sampler, Sampler) else 0
-    return Facts(exact, int(whole.sign), kept)
-
-
-def _dummy(layer: Perturbed, shape: tuple[int, ...], dtype: np.dtype):
-    """Scores of a shape and dtype that a call would take."""
-    compute = compute_dtype(dtype.name, "theta", "theta.astype('float32')")
-    return as_scores(np.zeros(shape, compute), "theta", layer.oracle.event_ndim)
-
-
-def _facts(spec: Spec, theta, seeds, offsets, epsilon, *arrays) -> Facts:
-    own = slice(theta.ndim - spec.axes, None)
-    shared = _is_shared(spec.layer, epsilon)
-    return _checked(spec.layer, theta.shape[own], theta.dtype, shared)
-
-
-def _is_shared(layer: Perturbed, epsilon) -> bool:
-    """Whether a row has one temperature."""
-    event = layer.oracle.event_ndim
-    return epsilon.shape[-event:] == (1,) * event
-
-
-def _temperatures(layer: Perturbed, theta):
-    """``epsilon`` as an operand: with the axes of theta, (..., 1) or one a coordinate."""
-    epsilon, event = layer.epsilon, layer.oracle.event_ndim
-    if kind_of(epsilon) not in ("numpy", "jax"):
-        raise TypeError(
-            f"epsilon is a {kind_of(epsilon)} array but theta is a jax array; pass one kind"
-        )
-    scores = _dummy(layer, theta.shape, theta.dtype)
-    as_temperatures(np.ones(np.shape(epsilon)), scores)  # raises where shapes do not fit
-    if not is_traced(epsilon):
-        check_temperatures(np.asarray(epsilon))
-    epsilon = jnp.asarray(epsilon, scores.rows.dtype)
-    whole = epsilon.ndim == theta.ndim
-    if whole and epsilon.shape[-event:] != (1,) * event:
-        return jnp.broadcast_to(epsilon, theta.shape)
-    if not whole:
-        epsilon = epsilon.reshape(epsilon.shape + (1,) * event)
-    return jnp.broadcast_to(epsilon, theta.shape[: theta.ndim - event] + (1,) * event)
-
-
-def _beside(x, theta, name: str):
-    """A second array, broadcast to theta's shape; integers and booleans as floats."""
-    if kind_of(x) != "jax":
-        raise TypeError(f"{name} is a {kind_of(x)} array but theta is a jax array; pass one kind")
-    if x.dtype.kind in "iub":
-        x = x.astype(np.float32)
-    try:
-        return jnp.broadcast_to(x, theta.shape)
-    except ValueError:
-        raise ValueError(
-            f"{name} must broadcast to theta's shape {theta.shape}, got shape {x.shape}"
-            + ("; for class labels pass one-hot rows" if name == "y_true" else "")
-        ) from None
-
-
-def _words(layer: Perturbed, seed):
-    """A seed as an operand: two words, or an integer that is traced."""
-    if layer.method == "exact":
-        return np.zeros(2, np.uint32)
-    if not isinstance(seed, jax.Array):
-        if type(seed).__module__.partition(".")[0] == "torch":
-            raise TypeError("seed is torch's, which a JAX program would read once: pass a key")
-        return np.array(as_seed(seed, "jax"), np.uint32)
-    if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
-        seed = jax.random.key_data(seed)
-    if seed.shape not in ((), (2,)) or seed.dtype.kind not in "iu":
-        raise TypeError(
-            "seed must be an int, two uint32 words or a JAX key of two words, got "
-            f"{seed.dtype}{list(seed.shape)}"
-        )
-    return seed
-
-
-def _offsets(row_offset, sample_offset):
-    """The numbers of the first row and of the first sample as an operand, traced or not."""
-    if not is_traced(row_offset, sample_offset):
-        return np.array(as_place(None, row_offset, sample_offset)[1:3], np.uint32)
-    for name, value in (("row_offset", row_offset), ("sample_offset", sample_offset)):
-        if is_traced(value) and (value.ndim > 0 or value.dtype.kind not in "iu"):
-            raise TypeError(f"{name} must be an integer, got {value.dtype}{list(value.shape)}")
-    traced = next(x for x in (row_offset, sample_offset) if is_traced(x))
-    return jnp.stack([jnp.asarray(x, traced.dtype) for x in (row_offset, sample_offset)])

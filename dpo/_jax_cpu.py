@@ -69,7 +69,7 @@ from .kernels.cpu.threads import get_num_threads
 from .kernels.noise import GUMBEL
 
 if TYPE_CHECKING:
-    from ._jax import Spec
+    from ._jax_operations import Spec
 
 OPERATIONS = ("value", "max", "loss", "adjoint", "product", "epsilon_adjoint", "epsilon_product")
 VALUE_OF, MAX_OF, LOSS_OF, ADJOINT, PRODUCT, EPSILON_ADJOINT, EPSILON_PRODUCT = range(7)

@@ -9,8 +9,9 @@ import dpo
 
 jax = pytest.importorskip("jax")
 
-from dpo import _jax  # noqa: E402
+from dpo import _jax_operands as operands  # noqa: E402
 from dpo._engine import Sampler  # noqa: E402
+from dpo._jax_operations import Spec  # noqa: E402
 
 CASES = {
     "argmax, outer sums": (dpo.Argmax(), (64, 10), 700),
@@ -52,9 +53,9 @@ def test_gradients_are_those_that_decide_again(case, compiled, monkeypatch):
         value, pull = jax.vjp(lambda t, e: layer._at(e)(t, seed=5), theta, epsilon)
         return value, *pull(v)
 
-    spec = _jax.Spec("value", layer._at(1.0), theta.ndim)
+    spec = Spec("value", layer._at(1.0), theta.ndim)
     ones = np.ones(theta.shape[: -layer.oracle.event_ndim] + (1,) * layer.oracle.event_ndim)
-    assert _jax._facts(spec, theta, None, None, ones).kept > 0
+    assert operands.facts(spec, theta, None, None, ones).kept > 0
     function = jax.jit(both) if compiled else both
     operations = count_launches(monkeypatch)
     value, by_theta, by_epsilon = function(theta, np.float32(0.5))
@@ -66,13 +67,13 @@ def test_gradients_are_those_that_decide_again(case, compiled, monkeypatch):
         by_epsilon, layer.vjp_epsilon(theta, v, seed=5).sum(dtype=np.float32), rtol=1e-5
     )
     monkeypatch.setattr(Sampler, "kept_words", lambda self: 0)
-    _jax._checked.cache_clear()
+    operands.checked.cache_clear()
     try:
         operations.clear()
         again = (jax.jit(lambda *x: both(*x)) if compiled else both)(theta, np.float32(0.5))
         jax.block_until_ready(again)
     finally:
-        _jax._checked.cache_clear()
+        operands.checked.cache_clear()
     for a, b in zip((value, by_theta, by_epsilon), again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(kept) < len(operations)
@@ -100,8 +101,8 @@ def test_small_programs_and_few_samples_keep_nothing():
     theta = np.zeros((4, 5), np.float32)
     for m in (1, 100):
         layer = dpo.Perturbed(num_samples=m)._at(1.0)
-        spec = _jax.Spec("value", layer, 2)
-        assert _jax._facts(spec, theta, None, None, np.ones((4, 1))).kept == 0
+        spec = Spec("value", layer, 2)
+        assert operands.facts(spec, theta, None, None, np.ones((4, 1))).kept == 0
 
 
 def test_a_second_derivative_is_still_an_error(case):
