@@ -173,13 +173,15 @@ def integer(integers, i):
 
 @jitable
 def key_of(frame, p, call):
-    """The two words of a call's seed, and whether they are good."""
+    """A call's key, as ``perturb.words`` takes it, and whether its seed is good."""
+    first_quad = np.uint64(0)
     seeds = buffer(frame, _OPERANDS, 1)
     low, good = integer(seeds, call * p.words)
     if p.words == 1:
-        return (low & np.uint64(_LOW), low >> np.uint64(32)), good
+        return (low & np.uint64(_LOW), low >> np.uint64(32), first_quad), good
     high, too = integer(seeds, call * p.words + 1)
-    return (low, high), good and too and low <= np.uint64(_LOW) and high <= np.uint64(_LOW)
+    good = good and too and low <= np.uint64(_LOW) and high <= np.uint64(_LOW)
+    return (low, high, first_quad), good
 
 
 @jitable

@@ -1,45 +1,45 @@
-"""Beyond one device, on ``torch.distributed``: rows or samples shared out among processes.
+"""Beyond one device: rows, samples or coordinates shared out among processes or devices.
 
 The noise contract names noise by seed, row, sample and coordinate, so that processes under one seed
 see what a single process would have seen:
 
     layer(theta, seed=seed, row_offset=row_offset(len(theta)))     a batch shared out
     sharded(layer, theta, seed=seed)                               samples shared out
+    coordinates_sharded(layer, theta, seed=seed)                   coordinates shared out
 
 Integer solutions add up exactly: values are those of one process to the last bit, derivatives and
 maxima to rounding. ``docs/beyond-one-device.md`` has the cost of each.
+
+Processes are those of ``torch.distributed``; coordinates are shared out among the devices of a JAX
+mesh too (rows and samples need no function there). Neither framework is imported before it is used.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from ._arrays import kind_of
+from ._checks import as_choice
 
-from ._device import as_host, beside, launching_on
-from ._perturbed import Perturbed
-from ._seeds import as_place, as_seed
-from ._torch import once, to_array
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+    from ._perturbed import Perturbed
 
 
-def row_offset(rows: int, group: dist.ProcessGroup | None = None) -> int:
+def row_offset(rows: int, group: ProcessGroup | None = None) -> int:
     """How many rows the processes of lower rank hold, this one holding ``rows``.
 
     What ``row_offset=`` of a layer's methods takes where a batch is shared out, in the order of
     ranks and in any sizes.
     """
-    counts: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(counts, rows, group)
-    return sum(counts[: dist.get_rank(group)])
+    from . import _torch_distributed
+
+    return _torch_distributed.row_offset(rows, group)
 
 
-def sharded(
-    layer: Perturbed, theta: Tensor, *, seed, group: dist.ProcessGroup | None = None
-) -> Tensor:
+def sharded(layer: Perturbed, theta: Tensor, *, seed, group: ProcessGroup | None = None) -> Tensor:
     """``layer(theta, seed=seed)``, of whose samples every process draws its share.
 
     All processes pass the same scores and the same seed, and get the same result, which is
@@ -51,63 +51,63 @@ def sharded(
         For samples that belong together (antithetic, quasi-Monte-Carlo, ``dpo.Adaptive``), for
         exact expectations, which have none, and for fewer samples than processes.
     """
-    world = dist.get_world_size(group)
-    if not isinstance(layer.num_samples, int) or layer.variance_reduction not in ("loo", "none"):
-        raise ValueError(
-            "sharded samples are independent: use a fixed num_samples and variance_reduction='loo' "
-            f"or 'none', got {layer!r}"
+    from . import _torch_distributed
+
+    return _torch_distributed.sharded(layer, theta, seed=seed, group=group)
+
+
+def coordinates_sharded(
+    layer: Perturbed, theta: Any, *, seed, of: str = "value", row_offset=0, group: Any = None
+) -> Any:
+    """``layer(theta, seed=seed)``, of whose coordinates every process holds a part.
+
+    ``theta`` is this process's part of the scores, ``(..., d_p)``: joined along the last axis, in
+    the order of ranks, parts are the scores of the whole problem, ``(..., d)``. The result is this
+    process's part of the perturbed optimum, differentiable in ``theta``; joined likewise, results
+    are ``layer(whole, seed=seed)`` to the last bit. ``of="max"`` gives ``layer.max``, ``(...)``,
+    the same in every process; its gradient is of the ``v`` that all have.
+
+    A process draws, decides and differentiates what it holds. What travels is a winner a sample
+    (``k`` a sample and process for top-k), and a number a sample in the gradient: nothing that
+    grows with ``d``. Every process of the group has to make the call, and to differentiate it.
+
+    Parameters
+    ----------
+    layer
+        Of ``dpo.Argmax()`` or ``dpo.TopK(k)``, with a fixed number of independent samples.
+    theta
+        A torch tensor in CPU memory, in every process of ``group``; or, inside ``jax.shard_map``, a
+        JAX array whose last axis is shared out over the mesh axis of the name ``group``.
+    seed
+        The same in every process; in JAX it may be traced.
+    row_offset
+        What the first row is called, where rows are shared out as well.
+    group
+        The processes (all by default), or the name of the mesh axis.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a layer that cannot be shared out so; where a part but the last has no multiple of four
+        coordinates (four share a block of random words: pad with ``-inf``); where rows or seeds
+        differ. What one process refuses is an error in all.
+
+    Examples
+    --------
+    >>> y = coordinates_sharded(dpo.Perturbed(dpo.TopK(5)), shard, seed=0)    # doctest: +SKIP
+    """
+    as_choice("of", of, ("value", "max"))
+    kind = kind_of(theta)
+    if kind == "torch":
+        from . import _torch_shards
+
+        return _torch_shards.coordinates_sharded(
+            layer, theta, seed=seed, of=of, row_offset=row_offset, group=group
         )
-    if layer.method != "mc":
-        raise ValueError(f"sharded is for method='mc', got {layer.method!r}: share out the batch")
-    if layer.num_samples < world:
-        raise ValueError(
-            f"num_samples must be at least the number of processes, {world}, got "
-            f"{layer.num_samples}"
+    if kind == "jax":
+        from . import _jax_shards
+
+        return _jax_shards.coordinates_sharded(
+            layer, theta, seed=seed, of=of, row_offset=row_offset, axis=group
         )
-    return _Sharded.apply(theta, layer, as_seed(seed, "torch"), group)
-
-
-def _share(layer: Perturbed, theta: Tensor, seed, group):
-    """The call on this process's share of the samples."""
-    rank, world, total = dist.get_rank(group), dist.get_world_size(group), layer.num_samples
-    assert isinstance(total, int)
-    first, end = (total * k // world for k in (rank, rank + 1))
-    place = as_place(seed, 0, first)
-    share = dataclasses.replace(layer, num_samples=end - first)
-    return share._prepare(theta.detach(), place, "value")[0]
-
-
-def _sum(array, like: Tensor, group) -> np.ndarray:
-    """An array summed over the processes."""
-    result = torch.from_numpy(np.ascontiguousarray(as_host(array))).to(like.device)
-    dist.all_reduce(result, group=group)
-    return result.cpu().numpy()
-
-
-class _Sharded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, theta, layer: Perturbed, seed, group):
-        with launching_on(theta, "torch"):
-            call = _share(layer, theta, seed, group)
-            own = call.sampler.forward(for_gradient=ctx.needs_input_grad[0])
-            counts = np.rint(as_host(own.mean) * call.sampler.num_samples).astype(np.int64)
-            mean = _sum(counts, theta, group) / layer.num_samples
-            ctx.layer, ctx.call, ctx.group = layer, call, group
-            ctx.kept, ctx.mean = own, mean
-            ctx.save_for_backward(theta)
-            return call.result(mean, call.scores.shape)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        """``sum_m <v, y_m - mean> s_m``, centred by the mean of all samples."""
-        call, total = ctx.call, ctx.layer.num_samples
-        rows, sampler = call.scores.rows, call.sampler
-        centred = sampler.centred and total > 1
-        with launching_on(gradient, "torch"):
-            v = to_array(gradient, rows).reshape(rows.shape)
-            if centred:
-                sampler = sampler._replace(centre=beside(ctx.mean, rows))
-            part = sampler.vjp(v, ctx.kept)[0] * sampler.num_samples
-            product = _sum(part, gradient, ctx.group) / (total - centred)
-            result = call.result(product, call.scores.shape)
-            return once(result, *ctx.saved_tensors, gradient), None, None, None
+    raise TypeError(f"theta must be a torch tensor or a JAX array, got a {kind} array")

@@ -79,3 +79,18 @@ class Draws(NamedTuple):
     """What each row is called in the noise contract; 0, 1, ... by default."""
     sample_offset: int = 0
     """The first sample; a call can be split by samples, integer results add up exactly."""
+    coordinate_offset: int = 0
+    """The first coordinate, of a problem whose coordinates are split: a multiple of four."""
+
+    @property
+    def first_quad(self) -> int:
+        """The Philox block of the first coordinate. Raises where there is none of its own."""
+        quad, rest = divmod(self.coordinate_offset, 4)
+        if rest or quad < 0:
+            raise ValueError(
+                "coordinate_offset must be a multiple of 4, the coordinates of a block of words, "
+                f"got {self.coordinate_offset}: let every shard but the last hold a multiple of 4"
+            )
+        if quad and self.design == SOBOL:
+            raise ValueError("coordinate_offset is not for Sobol' points: they belong together")
+        return quad

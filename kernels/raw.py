@@ -103,6 +103,7 @@ def launch(
     squares: bool = False,
     row_ids: Any = None,
     sample_offset: int = 0,
+    coordinate_offset: int = 0,
     design: int = INDEPENDENT,
 ):
     """One launch of the kernels of ``problem`` on the device of ``theta``; returns its ``Sums``.
@@ -123,6 +124,8 @@ def launch(
         (rows, d): what solutions are centred by in a VJP; zero by default.
     row_ids, sample_offset
         What rows and the first sample are called in the noise; 0, 1, ... and 0 by default.
+    coordinate_offset
+        What the first coordinate is called: a multiple of four. For arrays on the CPU.
     design
         ``codes.INDEPENDENT`` or ``codes.ANTITHETIC``.
     """
@@ -155,6 +158,7 @@ def launch(
         design,
         row_ids=row_ids,
         sample_offset=sample_offset,
+        coordinate_offset=coordinate_offset,
     )
     vectors = {} if direction is None else {"direction": beside(direction)}
     if operation == "vjp":

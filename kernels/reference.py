@@ -39,9 +39,9 @@ from .reference_sums import mates, ordered_dot, ordered_sum, squares, tree_of_pr
 # ------------------------------------------------------------------------------------------- noise
 
 
-def noise_words(stream, samples, row_ids, d, seed):
+def noise_words(stream, samples, row_ids, d, seed, first_quad=0):
     """The uniform words of the noise contract, (samples, rows, d) uint32."""
-    quad = np.arange((d + 3) // 4)[None, None, :]
+    quad = first_quad + np.arange((d + 3) // 4)[None, None, :]
     blocks = words(quad, samples[:, None, None], row_ids[None, :, None], stream, seed)
     return blocks.reshape(len(samples), len(row_ids), -1)[:, :, :d]
 
@@ -58,16 +58,17 @@ def sobol_words(directions, samples, d):
 def designed_words(draws, row_ids, d):
     """The words of every sample, high and low, for any design (``codes.py``)."""
     samples = draws.sample_offset + np.arange(draws.num_samples)
-    low = noise_words(STREAM_REFINE, samples, row_ids, d, draws.seed)
+    place = row_ids, d, draws.seed, draws.first_quad
+    low = noise_words(STREAM_REFINE, samples, *place)
     if draws.design == ANTITHETIC:
         mirrored = np.where(samples % 2 == 1, 0xFFFFFFFF, 0).astype(np.uint32)[:, None, None]
-        high = noise_words(STREAM_NOISE, samples // 2, row_ids, d, draws.seed)
-        low = noise_words(STREAM_REFINE, samples // 2, row_ids, d, draws.seed)
+        high = noise_words(STREAM_NOISE, samples // 2, *place)
+        low = noise_words(STREAM_REFINE, samples // 2, *place)
         return high ^ mirrored, low ^ mirrored
     if draws.design == SOBOL:
-        shift = noise_words(STREAM_SHIFT, np.zeros(1, np.int64), row_ids, d, draws.seed)
+        shift = noise_words(STREAM_SHIFT, np.zeros(1, np.int64), *place)
         return sobol_words(draws.directions, samples, d) ^ shift, low
-    return noise_words(STREAM_NOISE, samples, row_ids, d, draws.seed), low
+    return noise_words(STREAM_NOISE, samples, *place), low
 
 
 class Noise:
@@ -136,11 +137,11 @@ class Pass:
     def z(self):
         return self.noise.z
 
-    def p(self, operation: int = VALUE):
-        """What the solver sees (``codes.py``)."""
+    def p(self, operation: int = VALUE, largest=None):
+        """What the solver sees (``codes.py``); ``largest`` as in ``race_weights``."""
         theta, epsilon = self.theta, self.epsilon
         if self.kind(operation) == RACE:
-            return self.noise.exponentials * -race_weights(theta, epsilon)
+            return self.noise.exponentials * -race_weights(theta, epsilon, largest)
         if self.kind(operation) == MULTIPLICATIVE:
             half = theta.dtype.type(0.5)
             x = fma(epsilon, self.z, -half * epsilon * epsilon)
@@ -285,3 +286,24 @@ def argmax_vjp(theta, epsilon, draws: Draws, v, mean):
         terms = weights * scores[:, b]
         rows.append([tree_of_products(weights, scores[:, b]), tree_of_products(terms, terms)])
     return np.array(rows)
+
+
+# -------------------------------------------------------------------------- a shard of coordinates
+
+
+def shard_best(problem: Problem, theta, epsilon, draws: Draws, k, largest=None):
+    """The ``k`` best of a shard, values and indices in the order of indices, (rows, M, k).
+
+    Of equal values the lowest index is better. ``largest`` (rows,) is that of all shards.
+    """
+    p = Pass(problem, theta, epsilon, draws).p(VALUE, None if largest is None else largest[:, None])
+    index = np.sort(np.argsort(-p, axis=-1, kind="stable")[..., :k], axis=-1)
+    values = np.take_along_axis(p, index, -1)
+    return values.swapaxes(0, 1), index.swapaxes(0, 1) + draws.coordinate_offset
+
+
+def shard_scores(theta, draws: Draws, weights):
+    """``sum_m weights_m s_m`` of a shard's coordinates, (rows, d) float64."""
+    scores = Noise(draws, *theta.shape, theta.dtype).scores
+    rows = range(len(theta))
+    return np.stack([tree_of_products(weights[b][:, None], scores[:, b]) for b in rows])

@@ -15,10 +15,13 @@ def formulas(dtype):
     return noise32 if dtype == np.float32 else noise64
 
 
-def race_weights(theta, epsilon):
-    """``exp((max theta - theta) / eps)`` a row; 0 for +inf ("always"), +inf for -inf ("never")."""
-    finite = np.where(np.isfinite(theta), theta, -np.inf)
-    largest = finite.max(-1, keepdims=True)
+def race_weights(theta, epsilon, largest=None):
+    """``exp((max theta - theta) / eps)`` a row; 0 for +inf ("always"), +inf for -inf ("never").
+
+    ``largest``, (rows, 1), is the maximum of the finite scores, where ``theta`` is a shard of them.
+    """
+    if largest is None:
+        largest = np.where(np.isfinite(theta), theta, -np.inf).max(-1, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
         gap = np.where(np.isfinite(theta), (largest - theta) / epsilon.astype(theta.dtype), 0)
     weights = formulas(theta.dtype).exp(gap.astype(theta.dtype))

@@ -82,9 +82,11 @@ def largest_finite(theta):
 
 
 @jitable
-def race_weights(theta, epsilon):
-    """Scores become ``-exp((max theta - theta) / eps)``: 0 for +inf, -inf stays."""
-    largest = largest_finite(theta)
+def race_weights(theta, epsilon, largest):
+    """Scores become ``-exp((largest - theta) / eps)``: 0 for +inf, -inf stays.
+
+    ``largest`` is the problem's largest finite score: of ``theta``, unless that is a shard of it.
+    """
     for i in range(theta.size):
         if theta[i] == np.inf:
             theta[i] = -theta.dtype.type(0.0)
@@ -93,18 +95,18 @@ def race_weights(theta, epsilon):
 
 
 @jitable
-def prepare(theta, epsilon, family, plan):
+def prepare(theta, epsilon, family, largest, plan):
     """Fill ``a`` with what decisions compare, padded with "never wins", and plan the visit.
 
     Additive decisions maximise ``a_i + eps z_i`` with ``a = theta``. The exponential race maximises
-    ``a_i E_i`` with ``a_i = -exp((max theta - theta_i) / eps)``.
+    ``a_i E_i`` with ``a_i = -exp((largest - theta_i) / eps)``.
     """
     a, order, bound = plan
     a[:] = -np.inf
     a[: theta.size] = theta
     visit_order(a, largest_finite(theta), epsilon, order)
     if is_race(family):
-        race_weights(a[: theta.size], epsilon)
+        race_weights(a[: theta.size], epsilon, largest)
     for t in range(bound.size):
         top = theta.dtype.type(-np.inf)
         for j in range(t * TILE, min((t + 1) * TILE, order.size)):
@@ -162,7 +164,10 @@ def hopeless_words(family, bound, epsilon, best):
 
 @jitable
 def winners(plan, d, epsilon, family, samples, rows, key):
-    """The argmax in every lane, as a vector of int32: lanes are samples of a row, or rows."""
+    """The argmax in every lane, as a vector of int32, and the value it was decided by.
+
+    Lanes are samples of a row, or rows.
+    """
     a, order, bound = plan
     best = broadcast(a.dtype.type(-np.inf))
     winner = broadcast(np.int32(0))
@@ -181,7 +186,7 @@ def winners(plan, d, epsilon, family, samples, rows, key):
                 better = (value > best) | ((value == best) & (index < winner))
                 best = select(better, value, best)
                 winner = select(better, index, winner)
-    return winner
+    return winner, best
 
 
 @jitable
@@ -242,7 +247,7 @@ def run(
         b, part = divmod(task, parts)
         row, epsilon = row_ids[b], epsilons[b]
         if not known:
-            prepare(theta[b], epsilon, family, plan)
+            prepare(theta[b], epsilon, family, largest_finite(theta[b]), plan)
         if operation == VJP:
             centre = theta.dtype.type(expected(direction[b], mean[b]))
         for first_chunk in range(part, STRANDS, parts):
@@ -256,8 +261,8 @@ def run(
                 else:
                     for j in range(0, n, LANES):
                         lanes = consecutive(sample + j)
-                        w = winners(plan, d, epsilon, family, lanes, row, key)
-                        store(won, j, w)
+                        winner, _ = winners(plan, d, epsilon, family, lanes, row, key)
+                        store(won, j, winner)
                 if operation != VJP and decided.size > 0:
                     decided[b, m : m + n] = won[:n]
                 if operation != VJP:

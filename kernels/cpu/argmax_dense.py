@@ -11,7 +11,7 @@ import numpy as np
 from ..bits import int32, select
 from ..codes import RACE
 from ._jit import jitable, kernel
-from .argmax import race_weights
+from .argmax import largest_finite, race_weights
 from .fused import run_tasks
 from .simd import LANES, broadcast, load, store
 
@@ -26,7 +26,7 @@ def workspace(theta, options, lanes):
 def prepare(theta, scale, d, kind):
     """For the race, scores become negated weights."""
     if kind == RACE:
-        race_weights(theta[:d], scale[0])
+        race_weights(theta[:d], scale[0], largest_finite(theta[:d]))
 
 
 @kernel

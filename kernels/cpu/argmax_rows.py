@@ -33,24 +33,36 @@ _BLOCK = 16  # coordinates transposed at a time
 
 
 @jitable
-def transpose_scores(theta, epsilon, family, a, bound):
-    """Decision scores of up to 32 rows as ``a[i, lane]``, and the upper bound of every tile."""
-    infinity = theta.dtype.type(np.inf)
-    a[...] = -infinity
+def transpose_scores(theta, a):
+    """Up to 32 rows as ``a[i, lane]``, padded with -inf."""
+    a[...] = -np.inf
     for first in range(0, theta.shape[1], _BLOCK):  # a block at a time stays in the L1 cache
         for lane in range(theta.shape[0]):
             for i in range(first, min(first + _BLOCK, theta.shape[1])):
                 a[i, lane] = theta[lane, i]
+
+
+@jitable
+def largest_in_lanes(d, a):
+    """The largest score below +inf of each lane; -inf if there is none."""
+    infinity = a.dtype.type(np.inf)
+    largest = broadcast(-infinity)
+    for i in range(d):
+        x = coordinate(a, i)
+        largest = select((x > largest) & (x < infinity), x, largest)
+    return largest
+
+
+@jitable
+def prepare_lanes(d, epsilon, family, largest, a, bound):
+    """Scores ``a`` become what decisions compare; ``bound`` is the largest of every tile."""
+    zero, infinity = a.dtype.type(0.0), a.dtype.type(np.inf)
     if is_race(family):
-        largest = broadcast(-infinity)
-        for i in range(theta.shape[1]):
-            x = coordinate(a, i)
-            largest = select((x > largest) & (x < infinity), x, largest)
-        for i in range(theta.shape[1]):
+        for i in range(d):
             x = coordinate(a, i)
             gap = (largest - x) / epsilon
-            weight = race_weight(theta, select(gap > 0, gap, theta.dtype.type(0.0)))
-            weight = select(x == infinity, theta.dtype.type(0.0), weight)
+            weight = race_weight(a, select(gap > 0, gap, zero))
+            weight = select(x == infinity, zero, weight)
             store(a, i * LANES, -select(x == -infinity, infinity, weight))
     for t in range(bound.shape[0]):
         top = broadcast(-infinity)
@@ -128,10 +140,11 @@ def run(
         if known:
             won[:num_samples, :rows] = decided[begin : begin + rows].T
         else:
-            transpose_scores(theta[begin : begin + rows], epsilon, family, a, plan[2])
+            transpose_scores(theta[begin : begin + rows], a)
+            prepare_lanes(d, epsilon, family, largest_in_lanes(d, a), a, plan[2])
         for m in range(0 if known else num_samples):
             sample = np.uint64(first_sample + m)
-            winner = winners(plan, d, epsilon, family, sample, lanes, key)
+            winner, _ = winners(plan, d, epsilon, family, sample, lanes, key)
             store(won, m * LANES, winner)
             if operation == MAXIMUM:
                 z = quantile_at(family, theta, winner, sample, lanes, key)

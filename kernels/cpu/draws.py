@@ -16,7 +16,7 @@ from ..codes import ADDITIVE, MULTIPLICATIVE, SCORE, Draws
 from ._jit import jitable, kernel
 from .accumulate import CHUNK
 from .fused import WIDE, room
-from .launch import compiled_family, compiled_layout, padded_row_ids
+from .launch import compiled_family, compiled_key, compiled_layout, padded_row_ids
 from .perturb import fill
 from .simd import LANES, lane_array
 from .threads import run_tasks
@@ -102,9 +102,8 @@ def perturb(
     directions = np.empty((0, 0), np.uint32) if draws.directions is None else draws.directions
     operands = (
         (compiled_family(draws, theta.dtype), kind, draws.design, weighting),
-        (np.uint64(draws.seed[0]), np.uint64(draws.seed[1])),
-        compiled_layout(directions), theta, compiled_layout(scale), padded_row_ids(draws, rows),
-        draws.sample_offset + first, p, s, z,
+        compiled_key(draws), compiled_layout(directions), theta, compiled_layout(scale),
+        padded_row_ids(draws, rows), draws.sample_offset + first, p, s, z,
     )  # fmt: skip
     run_tasks(lambda begin, end: run(begin, end, *operands), rows, _NS_PER_COORDINATE * p.size)
     return Perturbation(p, s, z)

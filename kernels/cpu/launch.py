@@ -72,7 +72,7 @@ def launch(
         theta=theta,
         epsilon=np.asarray(epsilon, theta.dtype),
         draws=draws,
-        key=(np.uint64(draws.seed[0]), np.uint64(draws.seed[1])),
+        key=compiled_key(draws),
         row_ids=padded_row_ids(draws, len(theta)),
         operation=operation,
         squares=squares,
@@ -98,9 +98,8 @@ def first_failure(
 
 def _solve_only(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws) -> None:
     """A launch that is made to see whether the solver fails."""
-    key = np.uint64(draws.seed[0]), np.uint64(draws.seed[1])
     none = np.empty((0, 0), theta.dtype)
-    row_ids = padded_row_ids(draws, len(theta))
+    row_ids, key = padded_row_ids(draws, len(theta)), compiled_key(draws)
     call = _Call(theta, epsilon, draws, key, row_ids, VALUE, False, none, none, None)
     _fused(problem, call, SCORE, None)
 
@@ -111,7 +110,7 @@ class _Call(NamedTuple):
     theta: np.ndarray
     epsilon: np.ndarray
     draws: Draws
-    key: tuple[np.uint64, np.uint64]
+    key: tuple[np.uint64, np.uint64, np.uint64]
     row_ids: np.ndarray
     operation: int
     squares: bool
@@ -299,6 +298,12 @@ def padded_row_ids(draws: Draws, rows: int) -> np.ndarray:
     row_ids = np.zeros(rows + LANES, np.uint64)
     row_ids[:rows] = np.arange(rows) if draws.row_ids is None else draws.row_ids
     return row_ids
+
+
+def compiled_key(draws: Draws) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """What ``perturb.words`` takes as its key."""
+    low, high = draws.seed
+    return np.uint64(low), np.uint64(high), np.uint64(draws.first_quad)
 
 
 def compiled_family(draws: Draws, dtype: np.dtype) -> int | np.ndarray:

@@ -32,8 +32,12 @@ def consecutive(first):
 
 @jitable
 def words(stream, quads, samples, rows, key):
-    """Words 0 .. 3 of the Philox block at counter (quad, sample, row, stream)."""
-    w = philox4x32(uint64(quads), uint64(samples), uint64(rows), stream, key[0], key[1])
+    """Words 0 .. 3 of the Philox block at counter (quad, sample, row, stream).
+
+    ``key`` is the two words of the seed, and the number of the first quad that a launch sees.
+    """
+    quads = uint64(quads) + key[2]
+    w = philox4x32(quads, uint64(samples), uint64(rows), stream, key[0], key[1])
     return uint32(w[0]), uint32(w[1]), uint32(w[2]), uint32(w[3])
 
 

@@ -120,6 +120,8 @@ class Call:
         precision: str,
         device: Device,
     ):
+        if draws.coordinate_offset:
+            raise NotImplementedError("coordinate_offset is for arrays on the CPU: move them there")
         xp = device.xp
         self.problem, self.draws, self.weighting, self.device = problem, draws, weighting, device
         self.theta = xp.ascontiguousarray(theta)

@@ -1,0 +1,227 @@
+"""Coordinates shared out over an axis of a JAX mesh: see ``_shards.py``.
+
+Inside ``jax.shard_map``. What a shard computes are callbacks, which run NumPy and never JAX; what
+travels are collectives of the program. Derivatives are a custom VJP, which makes them again.
+"""
+
+from __future__ import annotations
+
+import functools as ft
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from ._arrays import as_scores, compute_dtype
+from ._checks import is_traced
+from ._host_jax import Host, host_p
+from ._jax import _offsets, _words
+from ._noise import Gumbel
+from ._oracles import Argmax, TopK
+from ._seeds import as_place, as_seed
+from ._shards import MOST_COORDINATES, Shard, check_layer, keep_best
+
+if TYPE_CHECKING:
+    from ._perturbed import Perturbed
+
+
+class Spec(NamedTuple):
+    """What a trace fixes."""
+
+    layer: Perturbed
+    axis: Any
+    shape: tuple[int, ...]
+    """Of the shard."""
+    dtype: np.dtype
+    """That kernels compute in."""
+    k: int
+
+    @property
+    def is_race(self) -> bool:
+        """As ``Shard.is_race``."""
+        return isinstance(self.layer.oracle, Argmax) and isinstance(self.layer.noise, Gumbel)
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def decided(self) -> tuple[int, int, int]:
+        """The shape of what samples decide."""
+        return self.rows, self.layer.num_samples, self.k  # type: ignore[return-value]
+
+
+def coordinates_sharded(layer: Perturbed, theta, *, seed, of: str, row_offset, axis):
+    """See ``distributed.py``."""
+    check_layer(layer)
+    if axis is None:
+        raise ValueError("group must name the mesh axis that coordinates are shared out over")
+    try:
+        size = jax.lax.axis_size(axis)
+    except NameError:
+        raise ValueError(
+            f"there is no mesh axis {axis!r} here: call coordinates_sharded inside jax.shard_map"
+        ) from None
+    if is_traced(layer.epsilon) or not isinstance(layer.epsilon, (float, np.ndarray)):
+        raise TypeError("with coordinates shared out epsilon must be a number or a NumPy array")
+    d = theta.shape[-1] if theta.ndim else 0
+    if size > 1 and d % 4:
+        raise ValueError(
+            "theta must have a multiple of 4 coordinates on every device, since four share a block "
+            f"of random words; got {d}: pad the last axis with -inf"
+        )
+    k = getattr(layer.oracle, "k", 1)
+    if not k <= size * d <= MOST_COORDINATES:
+        raise ValueError(
+            f"theta may have k = {k} to {MOST_COORDINATES} coordinates in all, got {size * d}"
+        )
+    compute = compute_dtype(theta.dtype.name, "theta", "theta.astype('float32')")
+    spec = Spec(layer, axis, theta.shape, np.dtype(compute), k)
+    place = _words(layer, seed), _offsets(row_offset, 0)
+    result = (_value if of == "value" else _maximum)(spec, theta.astype(compute), *place)
+    return result.astype(theta.dtype)
+
+
+# ---------------------------------------------------------------------------------- on the host
+
+
+def _shard(spec: Spec, theta, words, offsets, first) -> Shard:
+    place = as_place(as_seed(words if words.ndim else int(words), "jax"), *map(int, offsets))
+    scores = as_scores(np.asarray(theta), "theta")
+    return Shard.of(spec.layer, scores, place, int(first))
+
+
+def _best(spec: Spec, bad, largest, *operands):
+    if bad:
+        raise ValueError("theta contains NaN, in one of its shards; mask a score with -inf instead")
+    values, numbers = _shard(spec, *operands).best(np.asarray(largest))
+    return values, numbers.astype(np.uint32)
+
+
+def _merge(spec: Spec, values, numbers):
+    """The k best of lists that are gathered, (shards, rows, M, k)."""
+    values, numbers = (
+        np.moveaxis(x, 0, -2).reshape(*spec.decided[:2], -1) for x in (values, numbers)
+    )
+    return keep_best(values, numbers, spec.k)
+
+
+def _mean(spec: Spec, winners, *operands):
+    mean = _shard(spec, *operands).mean(_signed(winners))
+    return (mean.astype(spec.dtype).reshape(spec.shape),)
+
+
+def _projections(spec: Spec, v, winners, *operands):
+    v = np.asarray(v).reshape(spec.rows, -1)
+    return (_shard(spec, *operands).projections(v, _signed(winners)),)
+
+
+def _vjp(spec: Spec, projections, *operands):
+    product = _shard(spec, *operands).vjp(np.asarray(projections))
+    return (product.astype(spec.dtype).reshape(spec.shape),)
+
+
+def _perturbed(spec: Spec, winners, *operands):
+    return (_shard(spec, *operands).perturbed_scores(_signed(winners)),)
+
+
+def _maximum_of(spec: Spec, values, *operands):
+    value = _shard(spec, *operands).maximum(np.asarray(values))
+    return (value.astype(spec.dtype).reshape(spec.shape[:-1]),)
+
+
+def _signed(winners) -> np.ndarray:
+    return np.asarray(winners).astype(np.int64)
+
+
+def _called(fun, spec: Spec, results, *operands):
+    """A function of this device's arrays; ``results`` are shapes and dtypes.
+
+    Results of a callback count as equal on all devices, unless one says that they vary.
+    """
+    host = Host(ft.partial(fun, spec), tuple((shape, np.dtype(dtype)) for shape, dtype in results))
+    varying = [jax.typeof(x).manual_axis_type.varying for x in operands]
+    axes = tuple(frozenset().union(*varying))
+    returned = host_p.bind(*operands, host=host, lead=())
+    return [jax.lax.pcast(x, axes, to="varying") if axes else x for x in returned]
+
+
+# ------------------------------------------------------------------------------------ the program
+
+
+def _operands(spec: Spec, theta, words, offsets):
+    first = jax.lax.axis_index(spec.axis).astype(np.uint32) * np.uint32(spec.shape[-1])
+    return theta, words, offsets, first
+
+
+def _decide(spec: Spec, *operands):
+    """Values and winners of all shards, (rows, M, k), from the operands of ``_shard``.
+
+    Two reductions for the argmax, not one of packed words: JAX need not have integers of 64 bits.
+    """
+    theta, axis = operands[0].reshape(spec.rows, -1), spec.axis
+    bad = jax.lax.pmax(jnp.isnan(theta).any().astype(np.int32), axis)
+    finite = jnp.where(jnp.isfinite(theta), theta, -np.inf)
+    largest = jax.lax.pmax(finite.max(1), axis)
+    results = (spec.decided, spec.dtype), (spec.decided, np.uint32)
+    values, numbers = _called(_best, spec, results, bad, largest, *operands)
+    if isinstance(spec.layer.oracle, TopK):
+        every = (jax.lax.all_gather(x, axis) for x in (values, numbers))
+        return _called(_merge, spec, results, *every)
+    best = jax.lax.pmax(values, axis)
+    beaten = jnp.where(values == best, numbers, np.uint32(2**32 - 1))
+    return best, jax.lax.pmin(beaten, axis)
+
+
+@ft.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _value(spec: Spec, theta, words, offsets):
+    return _value_forward(spec, theta, words, offsets)[0]
+
+
+def _value_forward(spec: Spec, theta, words, offsets):
+    operands = _operands(spec, theta, words, offsets)
+    _, winners = _decide(spec, *operands)
+    (mean,) = _called(_mean, spec, [(spec.shape, spec.dtype)], winners, *operands)
+    return mean, (theta, words, offsets, winners)
+
+
+def _value_backward(spec: Spec, residuals, v):
+    theta, words, offsets, winners = residuals
+    operands = _operands(spec, theta, words, offsets)
+    each = spec.decided[:2], spec.dtype
+    (own,) = _called(_projections, spec, [each], v, winners, *operands)
+    projections = jax.lax.psum(own, spec.axis)
+    result = (spec.shape, spec.dtype)
+    return *_called(_vjp, spec, [result], projections, *operands), None, None
+
+
+_value.defvjp(_value_forward, _value_backward)
+
+
+@ft.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _maximum(spec: Spec, theta, words, offsets):
+    return _maximum_forward(spec, theta, words, offsets)[0]
+
+
+def _maximum_forward(spec: Spec, theta, words, offsets):
+    operands = _operands(spec, theta, words, offsets)
+    values, winners = _decide(spec, *operands)
+    if spec.is_race:
+        each = spec.decided[:2], spec.dtype
+        (own,) = _called(_perturbed, spec, [each], winners, *operands)
+        values = jax.lax.psum(own, spec.axis)
+    (value,) = _called(_maximum_of, spec, [(spec.shape[:-1], spec.dtype)], values, *operands)
+    value = jax.lax.pmax(value, spec.axis)  # equal in all: this says so
+    return value, (theta, words, offsets, winners)
+
+
+def _maximum_backward(spec: Spec, residuals, v):
+    theta, words, offsets, winners = residuals
+    operands = _operands(spec, theta, words, offsets)
+    (mean,) = _called(_mean, spec, [(spec.shape, spec.dtype)], winners, *operands)
+    return v[..., None] * mean, None, None
+
+
+_maximum.defvjp(_maximum_forward, _maximum_backward)

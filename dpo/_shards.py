@@ -1,0 +1,196 @@
+"""Coordinates shared out: what a holder of some of them computes between collectives.
+
+For the argmax and top-k of ``d`` coordinates, ``M`` samples ``y_m = y*(theta + eps z_m)``, a shard
+being consecutive coordinates of every row:
+
+    largest                  its largest finite score                        max over shards
+    best                     its k best coordinates a sample                 merged: the winners
+    mean(winners)            its part of ybar
+    projections(v, winners)  sum of v over the winners it holds              sum over: <v, y_m>
+    vjp(projections)         its part of v^T J = sum_m <v, y_m - ybar> s_m / ((M - 1) eps)
+
+The noise contract names noise by coordinate, so the winners, and hence ``ybar``, are those of one
+process bit for bit. What travels grows with rows x samples, never with coordinates.
+
+Arrays are NumPy's; ``_torch_shards.py`` and ``_jax_shards.py`` add the collectives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ._arrays import Scores
+from ._device import is_host
+from ._engine import Sampler
+from ._oracles import Argmax, TopK
+from ._seeds import Place
+from .kernels.noise import GUMBEL
+
+if TYPE_CHECKING:
+    from ._perturbed import Perturbed
+
+MOST_COORDINATES = 2**32 - 4
+"""Of all shards: a coordinate's number is one word, and the last four words are no coordinate."""
+_NOBODY = 2**32 - 1
+"""The number of a coordinate that does not exist; the value of it is -inf."""
+_LOW = 2**32 - 1
+
+
+def check_layer(layer: Perturbed) -> None:
+    """Raise where a layer's coordinates cannot be shared out."""
+    if type(layer.oracle) not in (Argmax, TopK):
+        raise ValueError(
+            "coordinates are shared out for dpo.Argmax() and dpo.TopK(k), whose winners can be "
+            f"merged, got oracle={layer.oracle!r}"
+        )
+    if not isinstance(layer.num_samples, int) or layer.variance_reduction not in ("loo", "none"):
+        raise ValueError(
+            "with coordinates shared out samples are independent: use a fixed num_samples and "
+            f"variance_reduction='loo' or 'none', got {layer!r}"
+        )
+    if layer.method != "mc":
+        raise ValueError(f"with coordinates shared out method must be 'mc', got {layer.method!r}")
+    if layer.perturbation != "additive":
+        raise ValueError(
+            "with coordinates shared out perturbation must be 'additive', got "
+            f"{layer.perturbation!r}"
+        )
+
+
+class Shard(NamedTuple):
+    """Consecutive coordinates of a problem, and the noise of them."""
+
+    sampler: Sampler
+    k: int
+    """How many coordinates of the whole problem a sample chooses."""
+    scores: Scores
+
+    @classmethod
+    def of(cls, layer: Perturbed, scores: Scores, place: Place, first: int) -> Shard:
+        """The coordinates ``first ..`` of a problem, given the scores of those alone."""
+        if not is_host(scores.rows):
+            raise NotImplementedError(
+                "coordinates are shared out among CPUs so far: pass theta in CPU memory"
+            )
+        k = layer.oracle.k if isinstance(layer.oracle, TopK) else 1
+        if isinstance(layer.oracle, TopK):
+            layer = dataclasses.replace(layer, oracle=TopK(min(k, scores.shape[-1])))
+        whole = layer._whole(scores, place)
+        if whole.epsilon.shape[1] > 1:
+            raise ValueError(
+                "with coordinates shared out epsilon must be a number, or have an entry a row"
+            )
+        draws = whole.draws._replace(num_samples=layer.num_samples, coordinate_offset=first)
+        return cls(whole._replace(draws=draws), k, scores)
+
+    @property
+    def is_race(self) -> bool:
+        """Whether decisions compare weights relative to the row's largest finite score."""
+        return self.sampler.problem.oracle == "argmax" and self.sampler.draws.family == GUMBEL
+
+    def largest(self) -> np.ndarray:
+        """The largest finite score, (rows,); -inf if there is none."""
+        theta = self.sampler.theta
+        return np.max(theta, axis=1, initial=-np.inf, where=np.isfinite(theta))
+
+    def best(self, largest: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The k best coordinates of every sample, (rows, M, k): values and numbers.
+
+        They are in the order of their numbers. ``largest``, of all shards, is needed for a race.
+        """
+        s = self.sampler
+        values, numbers = _kernels().best(s.problem, s.theta, s.epsilon, s.draws, largest)
+        values += 0.0  # -0 is equal to 0, and so must be its bits
+        missing = self.k - values.shape[2]
+        if missing:
+            room = (0, 0), (0, 0), (0, missing)
+            values = np.pad(values, room, constant_values=-np.inf)
+            numbers = np.pad(numbers, room, constant_values=_NOBODY)
+        return values, numbers
+
+    def mean(self, winners: np.ndarray) -> np.ndarray:
+        """This shard's part of ``ybar``, (rows, d) float64."""
+        rows, d = self.sampler.theta.shape
+        own, place = self._own(winners)
+        place += d * np.arange(rows)[:, None, None]
+        counts = np.bincount(place[own], minlength=rows * d)
+        return counts.reshape(rows, d) / self.sampler.num_samples
+
+    def projections(self, v: np.ndarray, winners: np.ndarray) -> np.ndarray:
+        """``<v, y_m>`` over the coordinates of this shard, (rows, M) in the dtype of scores."""
+        own, place = self._own(winners)
+        row = np.arange(len(v))[:, None, None]
+        return np.where(own, v[row, place], v.dtype.type(0)).sum(-1)
+
+    def vjp(self, projections: np.ndarray) -> np.ndarray:
+        """This shard's part of ``v^T J``, (rows, d) float64, from ``<v, y_m>`` over all shards."""
+        s = self.sampler
+        weights = projections
+        if s._loo:  # <v, ybar> is the mean of <v, y_m>; exactly so where all of them are equal
+            first = projections[:, :1].astype(np.float64)
+            centre = first + (projections - first).mean(1, keepdims=True)
+            weights = projections - centre.astype(projections.dtype)
+        sums = _kernels().score_sums(s.draws, weights, s.theta.shape[1])
+        base, relative = s._slope()
+        return sums / s._divisor * (base * relative)
+
+    def perturbed_scores(self, winners: np.ndarray) -> np.ndarray:
+        """``theta_w + eps z_w`` of a race's winners, (rows, M); 0 where another shard has them."""
+        s = self.sampler
+        own, place = (x[:, :, 0] for x in self._own(winners))
+        values = _kernels().perturbed_scores(s.theta, s.epsilon, s.draws, place)
+        return np.where(own, values, values.dtype.type(0))
+
+    def maximum(self, values: np.ndarray) -> np.ndarray:
+        """``Fbar``, (rows,) float64, from the perturbed scores of winners, (rows, M) or with k."""
+        totals = values.reshape(len(values), -1).sum(1, dtype=np.float64)
+        return totals / self.sampler.num_samples
+
+    def _own(self, winners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which winners are this shard's, and their places in it (0 for the others)."""
+        place = winners - self.sampler.draws.coordinate_offset
+        own = (place >= 0) & (place < self.sampler.theta.shape[1])
+        return own, np.where(own, place, 0)
+
+
+def _kernels():
+    """Importing the CPU kernels imports Numba, so not before the first call."""
+    from .kernels.cpu import shard
+
+    return shard
+
+
+# ---------------------------------------------------------------------------------------- merging
+
+
+def packed(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """float32 values and the numbers of their coordinates as int64, in the order of values.
+
+    Of equal values that with the lowest number is the largest: a maximum of packed words is the
+    decision. No value is NaN or -0.
+    """
+    bits = values.view(np.int32)
+    order = bits ^ (bits >> 31 & 0x7FFFFFFF)
+    return (order.astype(np.int64) << 32) | (_LOW - numbers)
+
+
+def unpacked(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and numbers from ``packed``."""
+    order = (words >> 32).astype(np.int32)
+    return (order ^ (order >> 31 & 0x7FFFFFFF)).view(np.float32), _LOW - (words & _LOW)
+
+
+def keep_best(values: np.ndarray, numbers: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of the best of all shards, which are joined in order along the last axis.
+
+    Lowest number first among equals; the result is in the order of numbers, too.
+    """
+    kth = -np.partition(-values, k - 1, axis=-1)[..., k - 1 : k]
+    above, ties = values > kth, (values == kth) & (numbers != _NOBODY)
+    room = k - above.sum(-1, keepdims=True)
+    chosen = above | (ties & (np.cumsum(ties, axis=-1) <= room))
+    shape = (*values.shape[:-1], k)
+    return values[chosen].reshape(shape), numbers[chosen].reshape(shape)

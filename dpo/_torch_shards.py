@@ -1,0 +1,164 @@
+"""Coordinates shared out among the processes of ``torch.distributed``: see ``_shards.py``."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ._arrays import as_scores
+from ._perturbed import Perturbed
+from ._seeds import as_place, as_seed
+from ._shards import MOST_COORDINATES, Shard, check_layer, keep_best, packed, unpacked
+from ._torch import once, to_array
+
+
+def coordinates_sharded(layer: Perturbed, theta: Tensor, *, seed, of: str, row_offset, group):
+    """See ``distributed.py``."""
+    shard = _agreed(layer, theta, seed, row_offset, group)
+    return (_Value if of == "value" else _Maximum).apply(theta, shard, group)
+
+
+# --------------------------------------------------------------------- before anything is computed
+
+
+def _agreed(layer: Perturbed, theta: Tensor, seed, row_offset, group) -> Shard:
+    """This process's shard. What is wrong with any process's is raised in all: none waits."""
+    shard, error, facts = None, None, np.zeros(6, np.int64)
+    try:
+        check_layer(layer)
+        if isinstance(layer.epsilon, Tensor) and layer.epsilon.requires_grad:
+            raise ValueError(
+                "with coordinates shared out there is no gradient in epsilon: pass epsilon.detach()"
+            )
+        words = as_seed(seed, "torch")
+        place = as_place(words, row_offset, 0)
+        shard = Shard.of(layer, as_scores(theta, "theta"), place, 0)
+        facts[:] = 1, *shard.sampler.theta.shape, *words, place.row_offset
+    except (TypeError, ValueError, NotImplementedError, ImportError) as problem:
+        error = problem
+    every = np.stack(_gathered(facts, group))
+    if error is not None:
+        raise error
+    assert shard is not None
+    offsets = _checked(every, shard.k)
+    draws = shard.sampler.draws._replace(coordinate_offset=offsets[dist.get_rank(group)])
+    return shard._replace(sampler=shard.sampler._replace(draws=draws))
+
+
+def _checked(every: np.ndarray, k: int) -> list[int]:
+    """The number of every process's first coordinate, from what ``_agreed`` gathered."""
+    if not every[:, 0].all():
+        raise ValueError(f"process {every[:, 0].argmin()} of the group refused its call: see there")
+    for name, column in (("theta's number of rows", 1), ("row_offset", 5)):
+        if (every[:, column] != every[0, column]).any():
+            raise ValueError(
+                f"{name} must be the same in every process, got {every[:, column].tolist()}"
+            )
+    if (every[:, 3:5] != every[0, 3:5]).any():
+        raise ValueError("seed must be the same in every process")
+    sizes = every[:, 2].tolist()
+    if any(d % 4 for d in sizes[:-1]):
+        raise ValueError(
+            "theta must have a multiple of 4 coordinates in every process but the last, since four "
+            f"share a block of random words; got {sizes}"
+        )
+    if sum(sizes) > MOST_COORDINATES or k > sum(sizes):
+        raise ValueError(
+            f"theta may have k = {k} to {MOST_COORDINATES} coordinates in all, got {sum(sizes)}"
+        )
+    return [sum(sizes[:rank]) for rank in range(len(sizes))]
+
+
+# ------------------------------------------------------------------------------------- collectives
+
+
+def _gathered(array: np.ndarray, group) -> list[np.ndarray]:
+    """The arrays of all processes, of one shape, in the order of ranks."""
+    own = torch.from_numpy(np.ascontiguousarray(array))
+    every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(every, own, group)
+    return [x.numpy() for x in every]
+
+
+def _reduced(array: np.ndarray, operation, group) -> np.ndarray:
+    """An array reduced over the processes."""
+    result = torch.from_numpy(np.ascontiguousarray(array))
+    dist.all_reduce(result, operation, group)
+    return result.numpy()
+
+
+def _largest(array: np.ndarray, group) -> np.ndarray:
+    return _reduced(array, dist.ReduceOp.MAX, group)
+
+
+class _Decided(NamedTuple):
+    """What the samples of all shards decided, (rows, M, k)."""
+
+    values: np.ndarray
+    winners: np.ndarray
+
+
+def _decide(shard: Shard, group) -> _Decided:
+    """Every shard's best, merged: one all-reduce of a word a sample, two in float64.
+
+    Top-k gathers the lists of all shards.
+    """
+    largest = _largest(shard.largest(), group) if shard.is_race else None
+    values, numbers = shard.best(largest)
+    if shard.sampler.problem.oracle == "topk":
+        values, numbers = (np.concatenate(_gathered(x, group), -1) for x in (values, numbers))
+        return _Decided(*keep_best(values, numbers, shard.k))
+    if values.dtype == np.float32:
+        return _Decided(*unpacked(_largest(packed(values, numbers), group)))
+    best = _largest(values, group)
+    beaten = np.where(values == best, numbers, np.iinfo(np.int64).max)
+    return _Decided(best, _reduced(beaten, dist.ReduceOp.MIN, group))
+
+
+# ------------------------------------------------------------------------------------- derivatives
+
+
+class _Value(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, shard: Shard, group):
+        ctx.shard, ctx.group = shard, group
+        ctx.winners = _decide(shard, group).winners
+        ctx.save_for_backward(theta)
+        return _restored(shard, shard.mean(ctx.winners), shard.scores.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
+        shard, rows = ctx.shard, ctx.shard.sampler.theta
+        v = to_array(gradient, rows).reshape(rows.shape)
+        own = shard.projections(v, ctx.winners)
+        product = shard.vjp(_reduced(own, dist.ReduceOp.SUM, ctx.group))
+        result = _restored(shard, product, shard.scores.shape)
+        return once(result, *ctx.saved_tensors, gradient), None, None
+
+
+class _Maximum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, shard: Shard, group):
+        ctx.shard = shard
+        values, ctx.winners = _decide(shard, group)
+        if shard.is_race:
+            own = shard.perturbed_scores(ctx.winners)
+            values = _reduced(own, dist.ReduceOp.SUM, group)
+        ctx.save_for_backward(theta)
+        return _restored(shard, shard.maximum(values), shard.scores.batch)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
+        mean = _restored(ctx.shard, ctx.shard.mean(ctx.winners), ctx.shard.scores.shape)
+        result = gradient.detach()[..., None] * mean
+        return once(result, *ctx.saved_tensors, gradient), None, None
+
+
+def _restored(shard: Shard, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """A result as theta's kind and dtype."""
+    dtype = shard.sampler.theta.dtype
+    return shard.scores.restore(values.astype(dtype).reshape(shape))

@@ -1,0 +1,293 @@
+"""Holders of some of the coordinates each reproduce what one that holds all of them does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import adversarial_scores
+
+import dpo
+from dpo import _shards
+
+ROOT = Path(__file__).parent.parent
+SEED, WORLD, D = 7, 2, 23
+BORDER = 12
+"""Coordinates of the first of two processes: the second has a number that four does not divide."""
+ORACLES = {"argmax": dpo.Argmax(), "topk": dpo.TopK(3), "most": dpo.TopK(20)}
+
+
+def problem(dtype):
+    """Ties on both sides of the border, masks and shards that are masked wholly; directions."""
+    theta = adversarial_scores(13, D, dtype)
+    theta[9, :BORDER] = theta[10, BORDER:] = -np.inf
+    theta[11, :BORDER] = -1e4  # no weight of a race is left of it
+    theta[12] = 1e9
+    return theta, np.random.default_rng(1).standard_normal(theta.shape).astype(dtype)
+
+
+def cases():
+    for name, oracle in ORACLES.items():
+        for noise in ("normal", "gumbel", "logistic"):
+            for dtype in ("float32", "float64"):
+                for samples, centring in ((5, "loo"), (1, "loo"), (300, "loo"), (300, "none")):
+                    layer = dpo.Perturbed(
+                        oracle, noise, num_samples=samples, variance_reduction=centring
+                    )
+                    yield (name, noise, dtype, samples, centring), layer
+
+
+def part_of(x, rank):
+    return x[..., :BORDER] if rank == 0 else x[..., BORDER:]
+
+
+# -------------------------------------------------------------------------------- two processes
+
+
+def everything(rank, results):
+    import torch
+
+    from dpo.distributed import coordinates_sharded
+
+    for case, layer in cases():
+        theta, v = (torch.from_numpy(part_of(x, rank).copy()) for x in problem(case[2]))
+        theta.requires_grad_()
+        y = coordinates_sharded(layer, theta, seed=SEED)
+        (slope,) = torch.autograd.grad(y, theta, v)
+        most = coordinates_sharded(layer, theta, seed=SEED, of="max")
+        (of_most,) = torch.autograd.grad(most[:7].sum(), theta)
+        results[rank, case] = [x.detach().numpy() for x in (y, slope, most, of_most)]
+
+    layer = dpo.Perturbed(num_samples=10)
+    theta = torch.from_numpy(part_of(problem("float32")[0], rank))
+    half = theta[4:9].half().reshape(5, 1, -1)
+    results[rank, "half"] = coordinates_sharded(layer, half, seed=SEED).numpy()
+    later = coordinates_sharded(layer, theta[4:], seed=SEED, row_offset=4)
+    results[rank, "later"] = later.numpy()
+
+    def refused(message, layer=layer, theta=theta, kind=ValueError, **parameters):
+        given = {"seed": SEED, **parameters}
+        with pytest.raises(kind, match=message):
+            coordinates_sharded(layer, theta, **given)
+
+    refused("a multiple of 4 .*got \\[10, ", theta=theta[:, :10] if rank == 0 else theta)
+    refused("number of rows must be the same", theta=theta[rank:])
+    refused("seed must be the same", seed=rank)
+    refused("row_offset must be the same", row_offset=rank)
+    refused("k = 30 to", layer=dpo.Perturbed(dpo.TopK(30)))
+    refused("epsilon must be a number", layer=dpo.Perturbed(epsilon=np.ones((1, theta.shape[1]))))
+    with_nan = theta.clone()
+    with_nan[3, 2] = torch.nan if rank else 0
+    refused("theta contains NaN" if rank else "process 1 of the group", theta=with_nan)
+    learned = torch.nn.Parameter(torch.tensor(0.5))
+    refused("epsilon.detach", layer=dpo.Perturbed(epsilon=learned))
+    refused("of must be", of="jacobian")
+    for bad, message in (
+        ({"oracle": dpo.Ranks()}, "whose winners can be merged"),
+        ({"variance_reduction": "qmc"}, "samples are independent"),
+        ({"num_samples": dpo.Adaptive(0.1)}, "samples are independent"),
+        ({"method": "exact"}, "method must be 'mc'"),
+        ({"perturbation": "multiplicative"}, "must be 'additive'"),
+    ):
+        refused(message, layer=dpo.Perturbed(**bad))
+    theta = theta.clone().requires_grad_()
+    for of in ("value", "max"):
+        y = coordinates_sharded(layer, theta, seed=SEED, of=of)
+        (slope,) = torch.autograd.grad((y**2).sum(), theta, create_graph=True)
+        with pytest.raises(RuntimeError, match="differentia"):
+            torch.autograd.grad(slope.sum(), theta)
+
+
+def process(rank, folder):
+    import torch
+
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store", WORLD)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
+    results = {}
+    everything(rank, results)
+    torch.save(results, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_available():
+        pytest.skip("torch is built without torch.distributed")
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(process, (str(folder),), nprocs=WORLD)
+    saved = [torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    return {key: value for part in saved for key, value in part.items()}
+
+
+def joined(results, key, k=None):
+    parts = [results[rank, key] for rank in range(WORLD)]
+    return np.concatenate(parts if k is None else [p[k] for p in parts], -1)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("noise", ["normal", "gumbel", "logistic"])
+def test_two_processes_decide_what_one_does(results, name, noise, dtype):
+    theta, v = problem(dtype)
+    tolerance = (
+        {"rtol": 2e-5, "atol": 2e-5} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-13}
+    )
+    for case, layer in cases():
+        if case[:3] != (name, noise, np.dtype(dtype).name):
+            continue
+        y = layer(theta, seed=SEED)
+        np.testing.assert_array_equal(joined(results, case, 0), y)
+        product = layer.vjp(theta, v, seed=SEED)
+        np.testing.assert_allclose(joined(results, case, 1), product, **tolerance)
+        for rank in range(WORLD):
+            most = results[rank, case][2]
+            assert most.dtype == dtype
+            np.testing.assert_allclose(most, layer.max(theta, seed=SEED), rtol=1e-6)
+        first = np.arange(len(theta))[:, None] < 7
+        np.testing.assert_array_equal(joined(results, case, 3), np.where(first, y, 0))
+
+
+def test_narrow_scores_and_rows_shared_out_too(results):
+    layer, theta = dpo.Perturbed(num_samples=10), problem("float32")[0]
+    half = theta[4:9].astype(np.float16)[:, None]
+    assert joined(results, "half").dtype == np.float16
+    np.testing.assert_array_equal(joined(results, "half"), layer(half, seed=SEED))
+    np.testing.assert_array_equal(joined(results, "later"), layer(theta, seed=SEED)[4:])
+
+
+# ---------------------------------------------------------------------------------- four devices
+
+ON_FOUR_DEVICES = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import jax, numpy as np, dpo
+from jax import numpy as jnp
+from jax.sharding import PartitionSpec as P
+from dpo.distributed import coordinates_sharded
+from helpers import adversarial_scores
+
+words = np.array([9, 3], np.uint32)
+mesh = jax.sharding.Mesh(np.array(jax.devices()), "i")
+grid = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), ("rows", "i"))
+equal, close = np.testing.assert_array_equal, np.testing.assert_allclose
+
+
+def over(f, mesh, *specs, out):
+    return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out))
+
+
+def check(layer, dtype):
+    theta = adversarial_scores(10, 32, dtype)
+    theta[9, 8:16] = -np.inf
+    v = np.random.default_rng(0).standard_normal(theta.shape).astype(dtype)
+    x, u, key = jnp.asarray(theta), jnp.asarray(v), jnp.asarray(words)
+    expected = layer(theta, seed=words)
+    tolerance = dict(rtol=3e-5, atol=3e-5) if dtype == np.float32 else dict(rtol=1e-12, atol=1e-13)
+    whole = P(None, "i")
+    value = over(
+        lambda x, key: coordinates_sharded(layer, x, seed=key, group="i"),
+        mesh, whole, P(), out=whole,
+    )
+    y = value(x, key)
+    assert y.dtype == dtype
+    equal(y, expected)
+    slope = jax.grad(lambda x: (value(x, key) * u).sum())(x)
+    close(slope, layer.vjp(theta, v, seed=words), **tolerance)
+    most = over(
+        lambda x, key: coordinates_sharded(layer, x, seed=key, group="i", of="max"),
+        mesh, whole, P(), out=P(),
+    )
+    finite = np.isfinite(layer.max(theta, seed=words))
+    total, slope = jax.value_and_grad(lambda x: jnp.where(finite, most(x, key), 0).sum())(x)
+    close(most(x, key), layer.max(theta, seed=words), rtol=1e-6)
+    equal(slope, np.where(finite[:, None], expected, 0))
+
+    both = over(
+        lambda x, key: coordinates_sharded(
+            layer, x, seed=key, group="i", row_offset=5 * jax.lax.axis_index("rows")
+        ),
+        grid, P("rows", "i"), P(), out=P("rows", "i"),
+    )
+    equal(both(x, key), expected)
+
+
+def refused(message, layer, x):
+    try:
+        f = lambda x: coordinates_sharded(layer, x, seed=words, group="i")
+        jax.block_until_ready(over(f, mesh, P(None, "i"), out=P(None, "i"))(x))
+    except Exception as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(message)
+
+
+ORACLES = dpo.Argmax(), dpo.TopK(3), dpo.TopK(10)
+for dtype in (np.float32, np.float64):
+    jax.config.update("jax_enable_x64", dtype == np.float64)
+    for oracle in ORACLES:
+        for noise in ("normal", "gumbel", "logistic"):
+            check(dpo.Perturbed(oracle, noise, num_samples=40), dtype)
+x = jnp.zeros((2, 32))
+refused("a multiple of 4 coordinates on every device", dpo.Perturbed(), x[:, :24])
+refused("whose winners can be merged", dpo.Perturbed(dpo.Ranks()), x)
+refused("k = 33 to", dpo.Perturbed(dpo.TopK(33)), x)
+refused("epsilon must be a number", dpo.Perturbed(epsilon=jnp.ones(2)), x)
+refused("theta contains NaN", dpo.Perturbed(), x.at[1, 20].set(jnp.nan))
+try:
+    coordinates_sharded(dpo.Perturbed(), x, seed=words, group="i")
+except ValueError as error:
+    assert "inside jax.shard_map" in str(error)
+print("equal")
+"""
+
+
+def test_four_devices_decide_what_one_does():
+    pytest.importorskip("jax")
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_FOUR_DEVICES], capture_output=True, text=True, timeout=600,
+        cwd=ROOT, env=environment, check=False,
+    )  # fmt: skip
+    assert done.stdout == "equal\n", done.stderr[-3000:]
+
+
+# --------------------------------------------------------------------------------------- merging
+
+
+def test_packed_words_are_in_the_order_of_decisions():
+    values = np.array([-np.inf, -3e38, -1e-40, 0.0, 1e-40, 2.0, np.inf], np.float32)
+    numbers = np.array([0, 1, 2**31, 2**32 - 5])
+    grid = [x.ravel() for x in np.meshgrid(values, numbers[::-1], indexing="ij")]
+    words = _shards.packed(*grid)
+    assert (np.diff(words) > 0).all()  # larger values, and lower numbers, are larger
+    for given, back in zip(grid, _shards.unpacked(words), strict=True):
+        np.testing.assert_array_equal(given, back)
+
+
+def test_the_best_of_joined_lists():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 4, (50, 3, 12)).astype(np.float32)
+    values[values == 0] = -np.inf
+    numbers = np.broadcast_to(np.arange(12) * 5, values.shape).copy()
+    numbers[..., 3:5] = _shards._NOBODY
+    values[..., 3:5] = -np.inf
+    best, where = _shards.keep_best(values, numbers, 7)
+    order = np.lexsort((numbers, -values))[..., :7]
+    expected = np.sort(np.take_along_axis(numbers, order, -1), -1)
+    np.testing.assert_array_equal(where, expected)
+    at = np.take_along_axis(values, np.sort(order, -1), -1)
+    np.testing.assert_array_equal(best, at)
+
+
+def test_frameworks_are_not_imported_before_they_are_used():
+    code = "import sys, dpo.distributed; print({'torch', 'jax'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout == "set()\n"
