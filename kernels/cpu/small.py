@@ -156,7 +156,7 @@ launch_by_samples, launch_by_rows = launches(False), launches(True)
 
 def _entry(few):
     def run(
-        operation, known, theta, epsilon, row_ids, seed, family, window, centred, direction, mean,
+        operation, known, theta, epsilon, row_ids, key, family, window, centred, direction, mean,
         memo, result,
     ):  # fmt: skip
         """``mean`` and ``memo`` are what VALUE and MAXIMUM leave and a ``known`` VJP takes;
@@ -166,7 +166,7 @@ def _entry(few):
         epsilons, ids = np.ones(rows + LANES, theta.dtype), np.zeros(rows + LANES, np.uint64)
         for b in range(rows):
             epsilons[b], ids[b] = epsilon[b, 0], row_ids[b] if row_ids.size > 0 else np.uint64(b)
-        key = np.uint64(seed[0]), np.uint64(seed[1])
+        key = np.uint64(key[0]), np.uint64(key[1]), np.uint64(key[2])
         c = Call(theta, epsilons, ids, key, window[1], direction)
         is_maximum, is_vjp = operation == MAXIMUM, operation == VJP
         slots, size = (2, 1) if is_maximum else (1, d if is_vjp else 0)
@@ -228,10 +228,10 @@ _NO_ROWS = np.empty(0, np.uint64)
 def _run(operation, known, theta, epsilon, draws, centred, direction, mean, memo, result) -> None:
     run = _by_rows if is_by_rows(len(theta), draws.num_samples) else _by_samples
     row_ids = _NO_ROWS if draws.row_ids is None else draws.row_ids
+    key, window = (*draws.seed, draws.first_quad), (draws.num_samples, draws.sample_offset)
     run(
-        operation, known, compiled_layout(theta), compiled_layout(epsilon), row_ids, draws.seed,
-        draws.family, (draws.num_samples, draws.sample_offset), centred,
-        compiled_layout(direction), mean, memo, result,
+        operation, known, compiled_layout(theta), compiled_layout(epsilon), row_ids, key,
+        draws.family, window, centred, compiled_layout(direction), mean, memo, result,
     )  # fmt: skip
 
 
