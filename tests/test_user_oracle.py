@@ -332,6 +332,17 @@ def test_the_digest_sees_every_edit():
     assert digest_of(plain, k=object(), f=len) is None  # not known, so not kept
 
 
+def test_byte_code_is_read_once_and_globals_at_every_call(monkeypatch):
+    names = {"k": 1}
+    exec("def solve(scores, solution):\n    solution[k] = 1\n", names)
+    solver = dpo.oracle(names["solve"]).problem((3,)).solver.solver
+    first = user_digest.digest(solver)
+    monkeypatch.setattr(user_digest, "dis", None)
+    assert user_digest.digest(solver) == first
+    names["k"] = 2
+    assert user_digest.digest(solver) != first
+
+
 SECOND_PROCESS = """
 import sys; sys.path.insert(0, "tests")
 import numpy as np, user_oracles, dpo

@@ -3,11 +3,15 @@
 The function's byte code and constants, and every value that its names stand for, followed through
 other functions. Where a value is found that this file does not know, there is no hash, and the
 function is compiled in every process.
+
+Every launch asks, for values may have changed. Byte code cannot, and is read once: that takes a
+millisecond, as long as a launch.
 """
 
 from __future__ import annotations
 
 import dis
+import functools as ft
 import hashlib
 import sys
 from pathlib import Path
@@ -57,7 +61,7 @@ def _add(value, parts: list[str], seen: set[int]) -> None:
     elif isinstance(value, FunctionType):
         _add_function(value, parts, seen)
     elif isinstance(value, CodeType):
-        _add_code(value, parts, seen)
+        parts += _code_parts(value)
     elif isinstance(value, ModuleType):
         _add_module(value, parts)
     elif isinstance(value, (np.ufunc, np.dtype)):
@@ -90,19 +94,20 @@ def _add_function(function: FunctionType, parts: list[str], seen: set[int]) -> N
             _add(function.__globals__[name], parts, seen)
 
 
-def _add_code(code: CodeType, parts: list[str], seen: set[int]) -> None:
+@ft.lru_cache(maxsize=1024)
+def _code_parts(code: CodeType) -> tuple[str, ...]:
     names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
-    parts += [code.co_code.hex(), repr(names), str(code.co_flags)]
-    _add(code.co_consts, parts, seen)
+    parts = [code.co_code.hex(), repr(names), str(code.co_flags)]
+    _add(code.co_consts, parts, set())
+    return tuple(parts)
 
 
-def _global_names(code: CodeType) -> set[str]:
+@ft.lru_cache(maxsize=1024)
+def _global_names(code: CodeType) -> frozenset[str]:
     """Names that the code, or code inside it, looks up globally."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _global_names(constant)
-    return names
+    inner = (_global_names(c) for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(names).union(*inner)
 
 
 def _add_module(module: ModuleType, parts: list[str]) -> None:
