@@ -179,13 +179,7 @@ def spanning_tree(scores, solution, ends, label, choice):
 
 def _prices(shape):
     rows, columns = shape
-    reals = {
-        "row_price": rows,
-        "price": columns,
-        "open_price": columns,
-        "distance": columns,
-        "settled": columns,
-    }
+    reals = {"price": columns, "open_price": columns, "distance": columns, "settled": columns}
     integers = {"matched": rows, "owner": columns, "before": columns, "tree": columns}
     work = {name: np.empty(size) for name, size in reals.items()}
     return work | {name: np.empty(size, np.int64) for name, size in integers.items()}
@@ -193,31 +187,76 @@ def _prices(shape):
 
 @oracle(event_ndim=2, workspace=_prices, check_bounds=False)
 def assignment(
-    scores, solution, row_price, price, open_price, distance, settled, matched, owner, before, tree
+    scores, solution, price, open_price, distance, settled, matched, owner, before, tree
 ):
     """A column of its own for each row, of largest total score, (rows, columns), rows <= columns.
 
-    -inf forbids a pair. By shortest augmenting paths: every row asks for its best column, then each
-    row left without one takes the cheapest chain of exchanges. O(rows^2 columns).
+    -inf forbids a pair. Jonker and Volgenant's stages: columns choose rows (if as many), rows left
+    over bid for columns, and for whom that ends nowhere, shortest augmenting paths.
+    O(rows^2 columns). Throughout, no row gains (score less price) more by another column.
     """
     rows, columns = scores.shape
     if rows > columns:
         raise ValueError("assignment needs at least as many columns as rows: transpose the scores")
-    for j in range(columns):
-        owner[j] = -1
-        price[j] = 0.0
     for i in range(rows):
-        best, value = 0, scores[i, 0]
-        for j in range(1, columns):
-            if scores[i, j] > value:
-                best, value = j, scores[i, j]
-        if value == -np.inf:
-            raise ValueError("no assignment of finite score exists")
-        row_price[i] = -value  # costs are -scores
         matched[i] = -1
-        if owner[best] < 0:
-            owner[best] = i
-            matched[i] = best
+    for j in range(columns):
+        price[j] = 0.0  # and stays, where nobody takes the column
+        owner[j] = -1
+    if rows == columns:  # every column is needed: it costs what its best row can pay
+        for j in range(columns):
+            price[j] = -np.inf
+            before[j] = 0
+        for i in range(rows):
+            # Vectorised, as it has no branch. Without + 0 the compiler would store what has changed
+            # under a mask, and the next load would have to wait for that.
+            for j in range(columns):
+                higher = scores[i, j] > price[j]
+                price[j] = max(price[j], scores[i, j]) + 0.0
+                before[j] = i if higher else before[j]
+        for j in range(columns):
+            if not -np.inf < price[j] < np.inf:
+                raise ValueError("no assignment of finite score exists, or a score is inf")
+            i = before[j]
+            has = matched[i]
+            owner[j] = i if has < 0 else -1
+            matched[i] = j if has < 0 else has
+    # A row takes its best column at the price at which its second best is as good; who had it bids
+    # next. A few bids settle most; prices may then rise in small steps for long, and paths do not.
+    pairs = columns // 2 * 2
+    for row in range(rows):
+        i = row
+        for _ in range(8 if matched[row] < 0 else 0):
+            j = k = 0
+            best = second = best_odd = second_odd = -np.inf  # two by two, for one would wait
+            for at in range(0, pairs, 2):
+                x = scores[i, at] - price[at]
+                y = scores[i, at + 1] - price[at + 1]
+                j = at if x > best else j
+                k = at + 1 if y > best_odd else k
+                second = max(second, min(best, x))
+                second_odd = max(second_odd, min(best_odd, y))
+                best, best_odd = max(best, x), max(best_odd, y)
+            if pairs < columns:
+                x = scores[i, pairs] - price[pairs]
+                j = pairs if x > best else j
+                second = max(second, min(best, x))
+                best = max(best, x)
+            j = k if best_odd > best else j
+            second = max(max(second, second_odd), min(best, best_odd))
+            best = max(best, best_odd)
+            if not -np.inf < best < np.inf:
+                raise ValueError("no assignment of finite score exists, or a score is inf")
+            loser = owner[j]
+            if loser >= 0 and best == second:  # no bid is higher
+                break
+            price[j] = scores[i, j] - second  # inf if no other column is left
+            owner[j] = i
+            matched[i] = j
+            if loser < 0:
+                break
+            matched[loser] = -1
+            i = loser
     for free in range(rows):
         if matched[free] >= 0:
             continue
@@ -225,14 +264,13 @@ def assignment(
             distance[j] = np.inf
             open_price[j] = price[j]
         # Columns leave for the tree of shortest paths one by one: tree[:size], at distances
-        # settled[:size]. A price of -inf keeps them from being reached again.
-        size, i, reached = 0, free, 0.0
+        # settled[:size]. A price of inf keeps them from being reached again.
+        size, i, shift = 0, free, 0.0
         while True:
-            shift = reached - row_price[i]
-            for j in range(columns):  # without a branch, so it is vectorised
-                through = shift - scores[i, j] - open_price[j]
+            for j in range(columns):  # vectorised, as above
+                through = shift - scores[i, j] + open_price[j]
                 nearer = through < distance[j]
-                distance[j] = through if nearer else distance[j]
+                distance[j] = min(distance[j], through) + 0.0
                 before[j] = i if nearer else before[j]
             a = b = c = d = np.inf  # four minima, for one would wait for itself
             quads = columns // 4 * 4
@@ -243,7 +281,7 @@ def assignment(
                 a = min(a, distance[j])
             reached = min(min(a, b), min(c, d))
             if not reached < np.inf:
-                raise ValueError("no assignment of finite score exists")
+                raise ValueError("no assignment of finite score exists, or a score is inf")
             last = 0
             while distance[last] != reached:
                 last += 1
@@ -252,12 +290,10 @@ def assignment(
                 break
             tree[size], settled[size] = last, reached
             size += 1
-            distance[last], open_price[last] = np.inf, -np.inf
-        row_price[free] += reached
+            shift = reached + scores[i, last] - price[last]
+            distance[last], open_price[last] = np.inf, np.inf
         for k in range(size):
-            j = tree[k]
-            row_price[owner[j]] += reached - settled[k]
-            price[j] -= reached - settled[k]
+            price[tree[k]] += reached - settled[k]
         while last >= 0:  # exchange along the path
             i = before[last]
             owner[last] = i

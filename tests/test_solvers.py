@@ -110,16 +110,77 @@ def test_compiled_solvers_decide_alike(kind):
             np.testing.assert_array_equal(samples[7], oracle.solve(scores))
 
 
-def test_a_large_assignment_is_scipys():
+def a_pairing(rng, kind, rows, columns):
+    """Scores of an assignment that exists."""
+    scores = rng.standard_normal((rows, columns))
+    if kind == "integer":
+        scores = rng.integers(-2, 3, scores.shape).astype(float)
+    elif kind == "equal rows":
+        scores[1:] = scores[0]
+    elif kind == "masked":
+        scores[rng.random(scores.shape) < 0.7] = -np.inf
+        scores[np.arange(rows), rng.permutation(columns)[:rows]] = rng.integers(-2, 3, rows)
+    elif kind == "of every size":
+        scores = np.exp(8 * scores)
+    elif kind == "huge":
+        scores *= 1e30
+    elif kind == "tiny":
+        scores *= 1e-9
+    return scores
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "kind", ["normal", "integer", "equal rows", "masked", "of every size", "huge", "tiny"]
+)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (20, 20), (60, 60), (1, 5), (19, 20), (25, 60)])
+def test_assignments_are_worth_what_scipys_are(shape, kind, dtype):
+    """Compiled: the noise is too small to be seen."""
     from scipy.optimize import linear_sum_assignment
 
-    scores = np.random.default_rng(2).standard_normal((40, 25, 31))
-    scores[:, :3, 4:] = -np.inf  # three rows that must take three of four columns
-    ours = solvers.assignment.solve(scores)
-    for solution, x in zip(ours, scores, strict=True):
-        rows, columns = linear_sum_assignment(x, maximize=True)
-        np.testing.assert_array_equal(solution.argmax(1), columns)
-        assert solution.sum() == len(rows)
+    rng = np.random.default_rng(2)
+    scores = np.array([a_pairing(rng, kind, *shape) for _ in range(30)], dtype)
+    layer = dpo.Perturbed(solvers.assignment, epsilon=1e-30, num_samples=1)
+    ours = layer.samples(scores, seed=0)[0]
+    assert (ours.sum(2) == 1).all() and (ours.sum(1) <= 1).all()
+    for solution, x in zip(ours, scores.astype(np.float64), strict=True):
+        theirs = x[linear_sum_assignment(x, maximize=True)].sum()
+        error = 0 if kind == "integer" else 1e-14 * abs(x[np.isfinite(x)]).max()
+        assert abs(x[solution != 0].sum() - theirs) <= error
+
+
+def test_forced_pairs():
+    """Three rows that must take three of four columns."""
+    from scipy.optimize import linear_sum_assignment
+
+    scores = np.random.default_rng(2).standard_normal((10, 25, 31))
+    scores[:, :3, 4:] = -np.inf
+    for solution, x in zip(solvers.assignment.solve(scores), scores, strict=True):
+        np.testing.assert_array_equal(solution.argmax(1), linear_sum_assignment(-x)[1])
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 8)])
+def test_assignments_that_do_not_exist(shape):
+    """Found wherever SciPy finds them."""
+    from scipy.optimize import linear_sum_assignment
+
+    rng = np.random.default_rng(3)
+    impossible = 0
+    for _ in range(60):
+        scores = np.where(rng.random(shape) < 0.3, rng.standard_normal(shape), -np.inf)
+        try:
+            linear_sum_assignment(scores, maximize=True)
+        except ValueError:
+            impossible += 1
+            with pytest.raises(ValueError, match="no assignment of finite score"):
+                solvers.assignment.solve(scores)
+        else:
+            assert np.isfinite(scores[solvers.assignment.solve(scores) != 0]).all()
+    assert 10 < impossible < 50
+    scores[...] = 0.0
+    scores[2, 3] = np.inf
+    with pytest.raises(ValueError, match="a score is inf"):
+        solvers.assignment.solve(scores)
 
 
 def test_isotonic_regression_to_levels():
