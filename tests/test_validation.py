@@ -6,7 +6,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from dpo.validation import _theta_hat, asymptotics, battery, own_oracle, smoothness
+from dpo.validation import (
+    _path_smoothness,
+    _theta_hat,
+    asymptotics,
+    battery,
+    own_oracle,
+    smoothness,
+)
 from dpo.validation._covariances import covariance
 from dpo.validation._holm import holm
 from dpo.validation._parts import PARTS, SIZES, chosen, plan
@@ -137,6 +144,18 @@ def test_the_steepest_climb_climbs():
     assert (np.diff(course) >= 0).all()
     assert course[-1] > 1.05 * course[0]
     assert np.linalg.eigvalsh(surface.hessian(top))[:, -1].max() == pytest.approx(course[-1])
+
+
+def test_paths_of_fewest_cells_are_known_and_their_best_is_the_librarys():
+    """(1 + x + 1/x)^5 has 51 as its constant coefficient: as many up as down."""
+    incidence = _path_smoothness._incidence()
+    assert incidence.shape == (51, 30) and len(np.unique(incidence, axis=0)) == 51
+    theta = np.random.default_rng(0).normal(size=(16, 30))
+    best, lead = _path_smoothness._best(theta)
+    surface = _path_smoothness.PathSurface("normal", 0)
+    np.testing.assert_array_equal(surface.gradient(theta, 1e-6), best)
+    totals = np.sort(theta @ incidence.T, axis=1)
+    np.testing.assert_array_equal(lead, totals[:, -1] - totals[:, -2])
 
 
 # ------------------------------------------------------------------------------------ the generator

@@ -23,13 +23,19 @@ from ._exact_oracles import Variables, axis, topk_answers
 
 
 def simple_paths(
-    open_cells: np.ndarray, neighbors: int, source: int, target: int
+    open_cells: np.ndarray, neighbors: int, source: int, target: int, longest: int | None = None
 ) -> list[tuple[int, ...]]:
-    """Every path through the ``True`` cells of an (H, W) grid that visits no cell twice."""
+    """Every path through the ``True`` cells of an (H, W) grid that visits no cell twice.
+
+    Of at most ``longest`` cells, if that is given.
+    """
+    most = open_cells.size if longest is None else longest
 
     def extend(path: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         if path[-1] == target:
             yield path
+            return
+        if len(path) == most:
             return
         for cell in _neighbors(path[-1], open_cells, neighbors):
             if cell not in path:

@@ -123,7 +123,13 @@ PARTS = (
         (66000, 66000, 66000),
         everywhere=True,
     ),
-    Part("smoothness", (2, 2, 10), (0, 0, 0), _ROUNDING),
+    Part(
+        "smoothness",
+        (5, 5, 30),
+        (24, 24, 24),
+        f"{_ROUNDING}; paths in expectation: {{shift}}",
+        (16384, 16384, 16384),
+    ),
     Part("loss", (1, 1, 5), (10, 10, 10), "{shift}", (4.2e06, 4.2e06, 1.7e07), everywhere=True),
     Part(
         "asymptotics",

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import asymptotics, battery, coverage, determinism, identities
+from . import _path_smoothness, asymptotics, battery, coverage, determinism, identities
 from ._estimators import Case, Plan, from_library, layer_of
 from ._mutants import Mutant, Ratios, matrix, unchanged, verdict
+from ._path_smoothness import PathSurface, path_tests
 from ._problems import small
 from ._results import Section
 from ._settings import Settings
@@ -156,9 +157,13 @@ _IDENTITIES = (
 def _smoothness_tests(mutant: Mutant, settings: Settings) -> Ratios:
     """Above 1 where the claim is violated."""
     rng = np.random.default_rng(settings.seed_for("smoothness control"))
+    return _violations(smoothness_tests(mutant.make("argmax", "gumbel"), rng, 64), CLAIMS)
+
+
+def _violations(values: Ratios, claims: dict[str, tuple[str, float, str]]) -> Ratios:
     ratios = {}
-    for claim, value in smoothness_tests(mutant.make("argmax", "gumbel"), rng, 64).items():
-        _, threshold, relation = CLAIMS[claim]
+    for claim, value in values.items():
+        _, threshold, relation = claims[claim]
         holds = value <= threshold if relation == "<=" else value > threshold
         ratios[claim] = 0.5 if holds else 2.0
     return ratios
@@ -207,6 +212,46 @@ _SURFACES = (
     Mutant("maximum not smoothed", _Unsmoothed, ("strict convexity", "gap")),
     Mutant("a row leaks into the next", _Leaking, ("ε → 0",)),
     Mutant("sign of the Hessian flipped", _Minimising, ("Hessian is symmetric and positive",)),
+)
+
+
+def _path_tests(mutant: Mutant, settings: Settings) -> Ratios:
+    """Above 1 where the claim is violated."""
+    rng = np.random.default_rng(settings.seed_for("path smoothness control"))
+    surfaces = (mutant.make("gumbel", settings.seed_for("paths control", k)) for k in range(2))
+    return _violations(path_tests(*surfaces, rng, 16), _path_smoothness.CLAIMS)
+
+
+class _ColdPaths(PathSurface):
+    """The temperature is a hundredth of what it should be."""
+
+    def layer(self, epsilon: float = _path_smoothness.EPSILON):
+        return super().layer(epsilon / 100)
+
+
+class _UnsmoothedPaths(PathSurface):
+    """The solution of the costs as they are."""
+
+    def gradient(self, theta: np.ndarray, epsilon: float = _path_smoothness.EPSILON):
+        return super().gradient(theta, 1e-9)
+
+
+class _Straight(PathSurface):
+    """The solution's path takes no diagonal, the maximum's does."""
+
+    def gradient(self, theta: np.ndarray, epsilon: float = _path_smoothness.EPSILON):
+        return PathSurface(self.noise, self.seed, neighbors=4).gradient(theta, epsilon)
+
+
+_PATHS = (
+    unchanged(PathSurface),
+    Mutant(
+        "temperature a hundredth of what it should be",
+        _ColdPaths,
+        ("gradient is Lipschitz", "interior"),
+    ),
+    Mutant("solution not smoothed", _UnsmoothedPaths, ("gradient", "ε → ∞")),
+    Mutant("paths without diagonals", _Straight, ("gradient", "ε → 0")),
 )
 
 
@@ -326,6 +371,7 @@ _TITLES = {
     "estimate": "Asymptotic normality",
     "identity": "Integration by parts",
     "surface": "Smoothness (2 where a claim is violated)",
+    "path": "Smoothness of paths (2 where a claim is violated)",
     "interval": "Intervals",
     "bit": "Determinism (entries that differ)",
     "word": "Words",
@@ -334,6 +380,7 @@ _TRIALS: dict[str, tuple[tuple[Mutant, ...], Callable[[Mutant, Settings], Ratios
     "estimate": (_ESTIMATES, _asymptotic_tests),
     "identity": (_IDENTITIES, _identity_tests),
     "surface": (_SURFACES, _smoothness_tests),
+    "path": (_PATHS, _path_tests),
     "interval": (_INTERVALS, _coverage_tests),
     "bit": (_BITS, _bit_tests),
     "word": (_WORDS, _word_tests),
