@@ -152,7 +152,7 @@ def test_killed_and_started_again_it_finishes_with_the_same_verdicts(tmp_path, r
     assert "smoothness.cpu.json" in finished
     assert "asymptotics.cpu.json" not in finished
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "10 properties, all hold (finished before)" in done.stdout
+    assert "20 properties, all hold (finished before)" in done.stdout
     results = json.loads((tmp_path / "results.json").read_text())
     assert verdicts(results) == verdicts(reported[1])
     assert not (tmp_path / "unfinished").exists()
