@@ -51,13 +51,13 @@ from .kernels.codes import (
 from .kernels.cpu import argmax_dense
 from .kernels.cpu import contract as contraction
 from .kernels.cpu._jit import jitable, source_stamp
+from .kernels.cpu.argmax_rows import fills_lanes
 from .kernels.cpu.simd import LANES
 from .kernels.cpu.small import (
     MAX_COORDINATES,
     Call,
     adjoint,
     coordinates,
-    is_by_rows,
     is_loo,
     launch_by_rows,
     launch_by_samples,
@@ -541,7 +541,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
     if work == 0 or (work > MAX_COORDINATES and get_num_threads() > 1):
         return None
     is_small = d <= _SMALL and m > FEW
-    kernel = "argmax_rows" if is_by_rows(rows, m) else "argmax"
+    kernel = "argmax_rows" if fills_lanes(rows, m) else "argmax"
     if "product" in spec.operation or ("adjoint" in spec.operation and is_small):
         kernel = "argmax_dense"
     handler = registered(kernel, theta.dtype.name)

@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from ._arrays import as_scores, compute_dtype
 from ._checks import is_traced
 from ._host_jax import Host, host_p
-from ._jax import _offsets, _words
+from ._jax_operands import as_offsets, as_words
 from ._noise import Gumbel
 from ._oracles import Argmax, TopK
 from ._seeds import as_place, as_seed
@@ -79,7 +79,7 @@ def coordinates_sharded(layer: Perturbed, theta, *, seed, of: str, row_offset, a
         )
     compute = compute_dtype(theta.dtype.name, "theta", "theta.astype('float32')")
     spec = Spec(layer, axis, theta.shape, np.dtype(compute), k)
-    place = _words(layer, seed), _offsets(row_offset, 0)
+    place = as_words(layer, seed), as_offsets(row_offset, 0)
     result = (_value if of == "value" else _maximum)(spec, theta.astype(compute), *place)
     return result.astype(theta.dtype)
 

@@ -32,6 +32,11 @@ MAX_SAMPLES = 8
 _BLOCK = 16  # coordinates transposed at a time
 
 
+def fills_lanes(rows: int, num_samples: int) -> bool:
+    """Whether lanes are better filled with rows: few samples, and fewer blocks of lanes."""
+    return num_samples <= MAX_SAMPLES and -(-rows // LANES) * num_samples < rows
+
+
 @jitable
 def transpose_scores(theta, a):
     """Up to 32 rows as ``a[i, lane]``, padded with -inf."""

@@ -177,7 +177,7 @@ def _plain_argmax(call: _Call) -> Sums:
     slots = 2 if call.squares or operation == MAXIMUM else 1
     size = {VALUE: 0, MAXIMUM: 1, VJP: d}[operation]
     parts = call.parts(slots, size)
-    by_rows = num_samples <= argmax_rows.MAX_SAMPLES and -(-rows // LANES) * num_samples < rows
+    by_rows = argmax_rows.fills_lanes(rows, num_samples)
     counts = np.zeros((rows * parts, d), np.int64)
     sums = np.zeros((rows * parts, slots, size), np.float64)
     decided = np.empty((0, 0), np.int32) if call.memo is None else call.memo

@@ -52,11 +52,6 @@ def key_of_tile(key, first):
     return key[0], key[1], key[2] + np.uint64(first // 4)
 
 
-def _is_few(rows: int, num_samples: int) -> bool:
-    """Whether lanes are better filled with rows."""
-    return num_samples <= argmax_rows.MAX_SAMPLES and -(-rows // LANES) * num_samples < rows
-
-
 # ---------------------------------------------------------------------------------- the argmax
 
 
@@ -304,7 +299,7 @@ def best(
     if largest is not None:
         tops[:rows] = largest
     given = theta, _padded(epsilon, theta), tops, family, key, *place, values, indices
-    if _is_few(rows, num_samples):
+    if argmax_rows.fills_lanes(rows, num_samples):
         run_tasks(
             lambda begin, end: best_by_rows(begin, end, *given),
             -(-rows // LANES), _NS_PER_COORDINATE * work,
@@ -347,7 +342,7 @@ def score_sums(draws: Draws, weights: np.ndarray, d: int) -> np.ndarray:
         draws.sample_offset, padded_row_ids(draws, rows), padded,
     )  # fmt: skip
     work = _NS_PER_COORDINATE * rows * num_samples * d
-    if _is_few(rows, num_samples):
+    if argmax_rows.fills_lanes(rows, num_samples):
         blocks = -(-rows // LANES)
         run_tasks(
             lambda begin, end: sums_by_rows(begin, end, *given, sums[:, None]), blocks * parts, work

@@ -210,14 +210,9 @@ def serves(problem: Problem, epsilon: np.ndarray, draws: Draws, rows: int, d: in
     )
 
 
-def is_by_rows(rows: int, num_samples: int) -> bool:
-    """Whether lanes are rows."""
-    return num_samples <= argmax_rows.MAX_SAMPLES and -(-rows // LANES) * num_samples < rows
-
-
 def coordinates(rows: int, d: int, num_samples: int) -> int:
     """How many are drawn, those of idle lanes included."""
-    if is_by_rows(rows, num_samples):
+    if argmax_rows.fills_lanes(rows, num_samples):
         return -(-rows // LANES) * LANES * num_samples * d
     return rows * -(-num_samples // LANES) * LANES * d
 
@@ -226,7 +221,7 @@ _NO_ROWS = np.empty(0, np.uint64)
 
 
 def _run(operation, known, theta, epsilon, draws, centred, direction, mean, memo, result) -> None:
-    run = _by_rows if is_by_rows(len(theta), draws.num_samples) else _by_samples
+    run = _by_rows if argmax_rows.fills_lanes(len(theta), draws.num_samples) else _by_samples
     row_ids = _NO_ROWS if draws.row_ids is None else draws.row_ids
     key, window = (*draws.seed, draws.first_quad), (draws.num_samples, draws.sample_offset)
     run(
