@@ -3,6 +3,7 @@
 //     y_m = onehot(argmax_i theta_i + eps z_mi),   z_mi = quantile(word(i, m, row)),   m < M
 //
 //     prepare           what decisions compare, padded to whole quads       (rows, 4 quads)
+//                       and which words cannot win (reject.cuh)             (rows, 4 quads)
 //     decide            the winners, (rows, M), and their counts
 //     weigh             VJP: <v, y_m> - <v, mean> of every sample           (rows, M)
 //     perturbed_values  MAXIMUM: theta + eps z of every winner              (rows, M) float64
@@ -12,7 +13,9 @@
 //
 // Mapping. decide: a block is some samples of a row; a sample is a team of 1, 2, ... threads, up to
 // the whole block, its coordinates dealt out quad by quad. Row scores come through the L1 cache,
-// each read once and used by all samples of the block. The others: a thread a sample.
+// each read once and used by all samples of the block; so do, with early rejection, the limits of
+// random words, and then a coordinate costs a random word and a comparison, and a sample some ten
+// evaluations. The others: a thread a sample.
 //
 // Determinism. Decisions are those of kernels/reference.py bit for bit (precision "portable"),
 // counts are integers: neither knows of teams and blocks.
@@ -23,66 +26,111 @@ constexpr int COUNTED_IN_SHARED = 2048;  // coordinates up to which a block coun
 
 // scores: theta, or for a race exp((max theta - theta) / eps), so that -E exp(...) is in the order
 // of theta + eps z; what is no coordinate never wins. scales, if eps has one a coordinate: eps,
-// padded. A block is a row.
+// padded. levels and limits, unless null: of early rejection, for `depth` (reject.cuh). A block is
+// a row.
 template <class Draw, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, 1)
-    prepare(const Real* theta, const Real* epsilon, int d, Real* scores, Real* scales) {
-    __shared__ Real largest_of_warp[MAX_THREADS / WARP];
+    prepare(const Real* theta, const Real* epsilon, int d, float depth, Real* scores, Real* scales,
+            Real* levels, u32* limits) {
+    __shared__ Real reals[MAX_THREADS / WARP];
+    __shared__ float floats[MAX_THREADS / WARP];
     const Real infinity = bits::infinity<Real>();
     const i64 b = blockIdx.x;
     const int size = 4 * quads_of(d);
+    theta += b * d;
+    epsilon += b * (Draw::per_coordinate ? d : 1);
+    scores += b * size;
     Real largest = -infinity;
+    float chances = 0;  // sum 1 / scores
     if constexpr (Draw::kind == RACE) {
         for (int i = threadIdx.x; i < d; i += blockDim.x) {
-            const Real x = theta[b * d + i];
+            const Real x = theta[i];
             if (x > largest && x < infinity) largest = x;
         }
-        for (int lane_xor = WARP / 2; lane_xor > 0; lane_xor /= 2)
-            largest = max(largest, __shfl_xor_sync(ALL_LANES, largest, lane_xor));
-        if (threadIdx.x % WARP == 0) largest_of_warp[threadIdx.x / WARP] = largest;
-        __syncthreads();
-        for (int warp = 0; warp < blockDim.x / WARP; ++warp)
-            largest = max(largest, largest_of_warp[warp]);
+        largest = of_block(largest, reals, [](Real a, Real b) { return max(a, b); });
     }
     for (int i = threadIdx.x; i < size; i += blockDim.x) {
-        Real x = i < d ? theta[b * d + i] : -infinity;
+        Real x = i < d ? theta[i] : -infinity;
         if constexpr (Draw::kind == RACE) {
             const bool never = x == -infinity, always = x == infinity;
-            x = never || always ? Real(0) : exp_positive((largest - x) / epsilon[b]);
+            x = never || always ? Real(0) : exp_positive((largest - x) / epsilon[0]);
             if (never) x = infinity;
+            chances += float(Real(1) / x);
         }
-        scores[b * size + i] = x;
-        if constexpr (Draw::per_coordinate)
-            scales[b * size + i] = i < d ? epsilon[b * d + i] : Real(1);
+        scores[i] = x;
+        if constexpr (Draw::per_coordinate) scales[b * size + i] = i < d ? epsilon[i] : Real(1);
+    }
+
+    if constexpr (Rejects<Draw>::possible) {
+        if (limits == nullptr) return;
+        Real level;
+        if constexpr (Draw::kind == RACE) {
+            // P(min_i E_i scores_i > x) = exp(-x sum_i 1 / scores_i)
+            const float sum = of_block(chances, floats, [](float a, float b) { return a + b; });
+            level = Real(Draw::fast ? -fast32::LOG2E : -1.0f) * Real(depth / sum);
+        } else {
+            level = level_of_row<Draw>(theta, epsilon, d, depth, reals, floats);
+        }
+        if (threadIdx.x == 0) levels[b] = level;
+        for (int i = threadIdx.x; i < size; i += blockDim.x) {
+            const Real e = epsilon[Draw::per_coordinate && i < d ? i : 0];
+            limits[b * size + i] = limit_of<Draw>(level, scores[i], e);
+        }
     }
 }
 
 // decided[b, m] (unless null) and counts[b, 0, i] += #{m : i wins}; counts[b, 1, i], if `squares`,
 // of the square of a pair's sum, each pair twice. A block has `batch` samples, an even number, at
-// most MAX_THREADS.
-template <class Draw, class Real = typename Draw::Real>
-__global__ void __launch_bounds__(MAX_THREADS, Draw::min_blocks)
-    decide(Rows<Real> rows, int batch, int batches, int team, int squares, int* decided,
-           i64* counts) {
+// most MAX_THREADS. REJECTS: by early rejection, for which levels and limits are.
+template <class Draw, bool REJECTS, class Real = typename Draw::Real>
+__global__ void __launch_bounds__(MAX_THREADS, REJECTS ? min(3, Draw::min_blocks) : Draw::min_blocks)
+    decide(Rows<Real> rows, int batch, int batches, int team, int squares, const Real* levels,
+           const u32* limits, int* decided, i64* counts) {
+    constexpr int LISTS = REJECTS ? CANDIDATE_QUADS * MAX_THREADS : 0;
     __shared__ int winners[MAX_THREADS];
-    __shared__ int histogram[COUNTED_IN_SHARED];
+    __shared__ u32 scratch[LISTS > COUNTED_IN_SHARED ? LISTS : COUNTED_IN_SHARED];
     __shared__ Best<Real> best_of_warp[MAX_THREADS / WARP];
     const i64 b = blockIdx.x / batches;
     const i64 begin = i64(blockIdx.x % batches) * batch;
     const int d = rows.d, count = int(min(i64(batch), rows.num_samples - begin));
     const int quads = rows.quads(), teams = blockDim.x / team;
+    const u32 first_sample = rows.first_sample + u32(begin);
     const auto noise = noise_of<Draw>(rows, b);
+    const auto* scores = rows.quads_of_row(b);
     const Scale<Draw> scale(rows, b);
     for (int first = 0; first < count; first += teams) {
         // The last teams may have no sample: they repeat the last one, since all must meet.
-        const int j = first + int(threadIdx.x) / team;
-        const u32 sample = rows.first_sample + u32(begin) + min(j, count - 1);
-        Best<Real> best = best_of_quads(noise, rows.quads_of_row(b), scale, quads,
-                                        threadIdx.x % team, team, sample);
+        const int j = first + int(threadIdx.x) / team, of_team = threadIdx.x % team;
+        const u32 sample = first_sample + min(j, count - 1);
+        Best<Real> best;
+        if constexpr (REJECTS) {
+            const auto* of_row = reinterpret_cast<const Quad<u32>*>(limits) + b * quads;
+            best = best_of_candidates(noise, &scores->x[0], scale, of_row, quads, of_team, team,
+                                      sample, scratch + threadIdx.x, MAX_THREADS);
+        } else {
+            best = best_of_quads(noise, scores, scale, quads, of_team, team, sample);
+        }
         best = best_of_team(best, team, best_of_warp);
-        if (threadIdx.x % team == 0 && j < count) winners[j] = best.index;
+        if constexpr (REJECTS) {
+            if (best.value < levels[b]) best.index = UNKNOWN;
+        }
+        if (of_team == 0 && j < count) winners[j] = best.index;
     }
 
+    if constexpr (REJECTS) {
+        // What is still unknown is evaluated in full, a sample by a warp.
+        __syncthreads();
+        for (int j = threadIdx.x / WARP; j < count; j += blockDim.x / WARP) {
+            if (winners[j] != UNKNOWN) continue;
+            const int lane = threadIdx.x % WARP;
+            Best<Real> best =
+                best_of_quads(noise, scores, scale, quads, lane, WARP, first_sample + j);
+            best = best_of_team(best, WARP, best_of_warp);
+            __syncwarp();  // all have seen what is overwritten
+            if (lane == 0) winners[j] = best.index;
+        }
+    }
+    u32* histogram = scratch;
     const bool in_shared = d <= COUNTED_IN_SHARED;
     if (in_shared)
         for (int i = threadIdx.x; i < d; i += blockDim.x) histogram[i] = 0;
@@ -92,7 +140,7 @@ __global__ void __launch_bounds__(MAX_THREADS, Draw::min_blocks)
         const int winner = winners[j];
         if (decided) decided[b * rows.num_samples + begin + j] = winner;
         if (in_shared) {
-            atomicAdd(&histogram[winner], 1);
+            atomicAdd(&histogram[winner], 1u);
         } else {
             atomicAdd(&counts_of_row[winner], u64(1));
         }
@@ -159,7 +207,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     if (m >= rows.num_samples) return;
     const i64 at = b * rows.num_samples + m;
     const int winner = decided[at];
-    const Real z = noise_of<Draw>(rows, b).quantile_at(winner, rows.first_sample + u32(m));
+    const Real z = noise_of<Draw>(rows, b).decision_at(winner, rows.first_sample + u32(m));
     const Real e = Scale<Draw>(rows, b).at(winner);
     values[at] = perturbed<Draw>(theta[b * rows.d + winner], e, z);
 }

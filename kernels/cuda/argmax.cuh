@@ -1,6 +1,8 @@
 // The argmax of one sample, found by a team of neighbouring threads.
 #pragma once
-#include "row.cuh"
+#include "reject.cuh"
+
+constexpr int UNKNOWN = -1;  // for an index: below all
 
 // The largest so far, the lowest index on a tie.
 template <class Real>
@@ -37,6 +39,28 @@ __device__ inline Best<Real> best_of_quads(const Noise<Draw>& noise, const Quad<
             const Real p = perturbed<Draw>(x[k], e[k], z[k]);
             if (p > best.value) best = {p, 4 * q + k};
         }
+    }
+    return best;
+}
+
+// The same by early rejection: the best of the thread's candidates, or UNKNOWN, which beats all, if
+// they are more than `list` holds.
+template <class Draw, class Real = typename Draw::Real>
+__device__ inline Best<Real> best_of_candidates(const Noise<Draw>& noise, const Real* scores,
+                                                const Scale<Draw>& scale, const Quad<u32>* limits,
+                                                int quads, int first, int step, u32 sample,
+                                                u32* list, int stride) {
+    const int found = list_candidates(noise, limits, quads, first, step, sample, list, stride);
+    if (found > CANDIDATE_QUADS) return {bits::infinity<Real>(), UNKNOWN};
+    Best<Real> best = {-bits::infinity<Real>(), 0};
+    u32 entry = 0;
+    for (int next = 0; next < found || entry % 16 != 0;) {
+        if (entry % 16 == 0) entry = list[next++ * stride];
+        const int i = int(entry / 16) * 4 + __ffs(int(entry)) - 1;
+        entry &= entry - 1;
+        const Real e = Draw::kind == RACE ? Real(0) : scale.at(i);
+        const Real p = perturbed<Draw>(scores[i], e, noise.decision_at(i, sample));
+        if (p > best.value) best = {p, i};
     }
     return best;
 }

@@ -219,16 +219,25 @@ class Call:
         counts = np.int32(self.parts), np.int32(groups)
         self.run(kernel, blocks, WARP * warps, *arguments, *counts, strands)
 
-    def prepare(self, kind: int) -> None:
-        """Scores, and temperatures if there are many, padded to whole quads."""
+    def prepare(self, kind: int, depth: float | None = None) -> None:
+        """Scores, and temperatures if there are many, padded to whole quads.
+
+        With a ``depth`` also ``levels`` and ``limits`` of early rejection (``reject.cuh``): the
+        logarithm of how rarely a sample is to fall short of its row's level.
+        """
         xp, padded = self.device.xp, 4 * quads(self.d)
         self.scores = xp.empty((self.rows, padded), self.dtype)
+        self.levels = self.limits = None
+        if depth is not None:
+            self.levels = xp.empty(self.rows, self.dtype)
+            self.limits = xp.empty((self.rows, padded), np.uint32)
         if self.per_coordinate:
             self.padded_scale = xp.empty((self.rows, padded), self.dtype)
         self.run(
             template("prepare", self.draw(kind)),
             self.rows, min(MAX_THREADS, -(-padded // WARP) * WARP),
-            self.theta, self.scale, np.int32(self.d), self.scores, self.padded_scale,
+            self.theta, self.scale, np.int32(self.d), np.float32(depth or 0), self.scores,
+            self.padded_scale, self.levels, self.limits,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------- sums

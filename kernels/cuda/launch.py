@@ -58,6 +58,9 @@ class Plan(NamedTuple):
     """Of a block."""
     team: int
     """Threads that share a sample of an argmax: a power of two, at most ``threads``."""
+    depth: float | None = None
+    """Early rejection of an argmax (``reject.cuh``) at levels that one sample in exp(depth) falls
+    short of: 0 for all of them, inf for none. None to evaluate every coordinate."""
 
     @property
     def batch(self) -> int:
@@ -182,7 +185,7 @@ def _kind(call: Call, operation: int) -> int:
 def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan) -> None:
     xp, operation = call.device.xp, request.operation
     kind = _kind(call, operation)
-    call.prepare(kind)
+    call.prepare(kind, plan.depth)
     winners = memo
     if winners is None and (operation != VALUE or request.solutions is not None):
         winners = xp.empty((call.rows, call.num_samples), np.int32)
@@ -219,7 +222,8 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
 def _decide(call: Call, kind: int, winners: Array | None, counts: Array, plan: Plan) -> None:
     batches = -(-call.num_samples // plan.batch)
     call.run(
-        template("decide", call.draw(kind)), call.rows * batches, plan.threads,
-        call.record, np.int32(plan.batch), np.int32(batches), np.int32(plan.team),
-        np.int32(counts.shape[1] > 1), winners, counts,
+        template("decide", call.draw(kind), plan.depth is not None),
+        call.rows * batches, plan.threads, call.record,
+        np.int32(plan.batch), np.int32(batches), np.int32(plan.team),
+        np.int32(counts.shape[1] > 1), call.levels, call.limits, winners, counts,
     )  # fmt: skip

@@ -137,21 +137,28 @@ struct Noise {
         return s;
     }
 
-    // z of coordinate i.
-    __device__ Real quantile_at(int i, u32 sample) const {
-        const Quad<u32> w = words(i / 4, sample), v = refinement(i / 4, sample);
-        Real z = 0;
-        Quad<Real> pairs;
-        if constexpr (Draw::box_muller) pairs = box_muller(w);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            if (k != i % 4) continue;
-            if constexpr (Draw::box_muller)
-                z = pairs[k];
-            else
-                z = quantile(w[k], v[k]);
+    // What decides of coordinate i: z, or -E of a race.
+    __device__ Real decision_at(int i, u32 sample) const {
+        const int quad = i / 4, k = i % 4;
+        const Quad<u32> w = words(quad, sample), v = refinement(quad, sample);
+        if constexpr (Draw::box_muller) {
+            const fast32::Pair pair = k < 2 ? fast32::normal_pair(w[0], w[1])
+                                            : fast32::normal_pair(w[2], w[3]);
+            return k % 2 == 0 ? pair.first : pair.second;
         }
-        return z;
+        const u32 high = one_of(w, k), low = one_of(v, k);
+        return Draw::kind == RACE ? F::race(high, low) : quantile(high, low);
+    }
+
+    // The words whose order is the order of the noise.
+    __device__ Quad<u32> words(int quad, u32 sample) const {
+        if constexpr (Draw::design == SOBOL) {
+            Quad<u32> w = philox4x32(quad, 0, row, STREAM_SHIFT, key);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) w[k] ^= sobol(4 * quad + k, sample);
+            return w;
+        }
+        return mirrored(STREAM_NOISE, quad, sample);
     }
 
   private:
@@ -172,15 +179,10 @@ struct Noise {
         return {{Real(a.first), Real(a.second), Real(b.first), Real(b.second)}};
     }
 
-    // The words whose order is the order of the noise.
-    __device__ Quad<u32> words(int quad, u32 sample) const {
-        if constexpr (Draw::design == SOBOL) {
-            Quad<u32> w = philox4x32(quad, 0, row, STREAM_SHIFT, key);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) w[k] ^= sobol(4 * quad + k, sample);
-            return w;
-        }
-        return mirrored(STREAM_NOISE, quad, sample);
+    // x[k]; an array that is indexed would be in memory.
+    __device__ static u32 one_of(const Quad<u32>& x, int k) {
+        const u32 low = k % 2 ? x[1] : x[0], high = k % 2 ? x[3] : x[2];
+        return k < 2 ? low : high;
     }
 
     // The second words of float64 noise.

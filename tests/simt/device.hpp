@@ -101,12 +101,14 @@ inline T max(T a, T b) {
 inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline double sqrt(double x) { return __builtin_sqrt(x); }
+inline float sqrtf(float x) { return __builtin_sqrtf(x); }
 inline double ceil(double x) { return __builtin_ceil(x); }
 inline double floor(double x) { return __builtin_floor(x); }
 inline float fmaxf(float a, float b) { return __builtin_fmaxf(a, b); }
 
 // The special-function units are not simulated to the bit.
 inline float __fdividef(float a, float b) { return a / b; }
+inline float __expf(float x) { return __builtin_expf(x); }
 inline float __log2f(float x) { return __builtin_log2f(x); }
 inline float __sinf(float x) { return __builtin_sinf(x); }
 inline float __cosf(float x) { return __builtin_cosf(x); }
