@@ -27,6 +27,8 @@ BARRIERS = [(p.name, k) for p in SOURCES for k in range(len(BARRIER.findall(p.re
 LAUNCHES = {
     "one thread a sample": (Problem(), 40, "gumbel", cuda.Plan(64, 1)),
     "several warps a sample": (Problem(), 1000, "normal", cuda.Plan(128, 128)),
+    "early rejection": (Problem(), 130, "normal", cuda.Plan(64, 1, 0.0)),
+    "early rejection by races": (Problem(), 130, "gumbel", cuda.Plan(64, 1, 6.0)),
     "top-2": (Problem("topk", (2,)), 130, "normal", cuda.Plan(64, 1)),
     "top-20": (Problem("topk", (20,)), 130, "normal", cuda.Plan(64, 1)),
     "ranks in lanes": (Problem("ranks"), 20, "normal", cuda.Plan(64, 1)),
@@ -76,7 +78,7 @@ def test_a_missing_barrier_is_seen(tmp_path, file, k):
             "grid_path": ["paths by warps", "paths by blocks"],
             "exact_argmax": ["exact argmax"],
             "exact_topk": ["exact top-3"],
-        }.get(file.removesuffix(".cu"), ["one thread a sample", "several warps a sample"])
+        }.get(file.removesuffix(".cu"), ["several warps a sample", "early rejection"])
     with pytest.raises(simt.SimtError, match=r"race|nobody has written"):
         for name in names:
             run(tmp_path, name)

@@ -4,7 +4,8 @@
 the same sums: decisions and counts equal the CPU's bit for bit (``precision="portable"``), float
 sums where its docstring says so.
 
-**Workspace.** Scores padded to quads, (rows, d); one winner, weight or value a sample, (rows, M);
+**Workspace.** Scores padded to quads, (rows, d), and for the argmax a limit of random words each
+(``reject.cuh``); one winner, weight or value a sample, (rows, M);
 partial sums, (rows, 16, size) float64 where M > 256; ``solvers.py`` adds at most 128 MB, or one
 row's 4096 solutions. Nothing of size rows x M x d.
 
@@ -25,6 +26,7 @@ from ..codes import (
     INDEPENDENT,
     MAXIMUM,
     MOMENTS,
+    MULTIPLICATIVE,
     RACE,
     SCORE,
     VALUE,
@@ -32,13 +34,19 @@ from ..codes import (
     Draws,
     Problem,
 )
-from ..noise import GUMBEL
+from ..noise import GUMBEL, LOGISTIC, NORMAL
 from ..user import Interrupted
 from . import solvers
 from .calls import MAX_THREADS, WARP, Array, Call, Device, quads, template
 
 _BUSY = 2**18
 """Threads that keep a large GPU busy; with fewer samples than this, several threads share one."""
+
+_DEPTH = 6.0
+"""Of early rejection: one sample in 400 is evaluated in full, the others at some six coordinates,
+and the busiest of a warp's thirty-two at twelve."""
+_SHORTEST = {NORMAL: 64, LOGISTIC: 64, GUMBEL: 96}
+"""Coordinates from which it pays, for portable float32 noise."""
 
 
 class Sums(NamedTuple):
@@ -118,7 +126,7 @@ def launch(
     if call.rows > 0:
         request = solvers.Request(operation, direction, mean, squares, solutions, counts, totals)
         if argmax:
-            _argmax(call, request, memo, plan or plan_for(call.rows, call.d, draws.num_samples))
+            _argmax(call, request, memo, plan)
         else:
             _solve(call, request, plan.threads if plan else None)
     return Sums(counts, totals)
@@ -182,9 +190,27 @@ def _kind(call: Call, operation: int) -> int:
     return RACE if race else call.noise_kind
 
 
-def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan) -> None:
+def _depth(call: Call, kind: int) -> float | None:
+    """Of early rejection, where it pays: for enough coordinates, whose levels enough samples use.
+
+    The sizes are those from which fewer instructions are executed; the model is in ``benchmarks/
+    cuda_bounds.py``.
+    """
+    family, independent = call.draws.family, call.draws.design == INDEPENDENT
+    if not isinstance(family, int) or kind == MULTIPLICATIVE or call.problem.minimises:
+        return None
+    if call.fast and family == NORMAL and independent:
+        return None  # Box-Muller: one of its two words alone says too little
+    shortest = 32 if call.real == "double" else 512 if call.fast else _SHORTEST[family]
+    pays = call.d >= shortest and call.num_samples >= 32 and call.rows * call.num_samples >= 2**11
+    return _DEPTH if pays and call.d < 2**30 else None
+
+
+def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan | None) -> None:
     xp, operation = call.device.xp, request.operation
     kind = _kind(call, operation)
+    if plan is None:
+        plan = plan_for(call.rows, call.d, call.num_samples)._replace(depth=_depth(call, kind))
     call.prepare(kind, plan.depth)
     winners = memo
     if winners is None and (operation != VALUE or request.solutions is not None):

@@ -39,7 +39,7 @@ __global__ void samples(const u32* seed, const u32* directions, int digits, u32 
             const int at = (m * quads + q) * 4 + k;
             z[at] = a[k];
             s[at] = b[k];
-            again[at] = noise.quantile_at(4 * q + k, m);
+            again[at] = noise.decision_at(4 * q + k, m);
         }
     }
 }
