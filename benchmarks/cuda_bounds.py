@@ -2,8 +2,10 @@
 
     python -m benchmarks.cuda_bounds --out benchmarks/results/cuda-code.md
 
-counts the machine instructions of the argmax's inner loop (no GPU is needed) and turns them into
-two bounds on an H200: what it can issue, and what an unfused version could move through memory. Of
+counts the machine instructions of the argmax's inner loops (no GPU is needed) and turns them into
+two bounds on an H200: what it can issue, and what an unfused version could move through memory. For
+early rejection (``reject.cuh``) the counts of its parts are put together by the model of
+``asv/cuda_code.py``: from how many coordinates on it pays follows, as ``launch.py`` has it. Of
 the solvers it says how many warps, or problems, an H200's multiprocessor can hold at a time. A
 regression of the compiled code shows here before anyone runs it.
 """
@@ -17,9 +19,11 @@ from pathlib import Path
 
 from dpo.kernels.cuda import offline
 
-from .asv.cuda_code import KINDS, argmax_code
+from .asv.cuda_code import DEPTH, KINDS, argmax_code, instance, rejecting_code
 
-PRECISIONS = ("fast", "portable")
+PRECISIONS = ("fast", "portable", "float64")
+LENGTHS = (32, 64, 100, 1000, 10_000)
+"""Coordinates of rows."""
 
 H200_LANES = 132 * 128
 """Instructions of one thread each that an H200 issues a clock: 132 multiprocessors of 128 lanes."""
@@ -66,6 +70,10 @@ def bound(instructions: float, lanes: int = H200_LANES, clock: float = H200_CLOC
     return lanes * clock / instructions
 
 
+def _bound(precision: str, instructions: float) -> str:
+    return "" if precision == "float64" else f"{bound(instructions):.2e}"
+
+
 def table() -> str:
     """Markdown."""
     lines = [
@@ -74,7 +82,10 @@ def table() -> str:
         f"{datetime.date.today()}, NVRTC {version('nvidia-cuda-nvrtc')}; compiled, not run.",
         "",
         "Argmax. The bound is what the issue slots of an H200 allow. An unfused version that moves",
-        f"{UNFUSED_BYTES} bytes a coordinate cannot pass {UNFUSED_BOUND:.1e} a second.",
+        f"{UNFUSED_BYTES} bytes a coordinate cannot pass {UNFUSED_BOUND:.1e} a second. Of float64",
+        "instructions an H200 issues half as many; there is no bound for it here.",
+        "",
+        "Every coordinate evaluated:",
         "",
         "| noise | precision | instructions a coordinate | registers | bound, coordinates/s |",
         "|---|---|---|---|---|",
@@ -84,7 +95,29 @@ def table() -> str:
             code = argmax_code(noise, precision)
             lines.append(
                 f"| {noise} | {precision} | {code.instructions:.1f} | {code.registers} "
-                f"| {bound(code.instructions):.2e} |"
+                f"| {_bound(precision, code.instructions)} |"
+            )
+    lines += [
+        "",
+        f"Early rejection, depth {DEPTH:g}: what each part takes, and by the model of",
+        "`benchmarks/asv/cuda_code.py` what that is a coordinate, for rows of `d`.",
+        "",
+        "| noise | precision | a coordinate | a listed quad | a candidate | registers "
+        + "".join(f"| d = {d} " for d in LENGTHS)
+        + f"| bound at {LENGTHS[-2]}, coordinates/s |",
+        "|---|---|---|---|---|---|" + "---|" * len(LENGTHS) + "---|",
+    ]
+    for noise in KINDS:
+        for precision in PRECISIONS:
+            if (noise, precision) == ("normal", "fast"):
+                continue  # Box-Muller
+            parts = offline.rejection(instance(noise, precision, rejects=True))
+            costs = [rejecting_code(noise, precision, d).instructions for d in LENGTHS]
+            lines.append(
+                f"| {noise} | {precision} | {parts.coordinate:.1f} | {parts.quad:.0f} "
+                f"| {parts.candidate} | {parts.registers} "
+                + "".join(f"| {cost:.1f} " for cost in costs)
+                + f"| {_bound(precision, costs[-2])} |"
             )
     lines += [
         "",

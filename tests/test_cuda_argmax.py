@@ -70,7 +70,8 @@ def test_the_plan_fits_every_size():
     for rows in (1, 7, 10**6):
         for d in (1, 10, 1000, 10**6):
             for m in (1, 2, 100, 10**5):
-                threads, team = plan = cuda.plan_for(rows, d, m)
+                plan = cuda.plan_for(rows, d, m)
+                threads, team = plan.threads, plan.team
                 assert 32 <= threads <= 256 and threads % 32 == 0
                 assert team & (team - 1) == 0 and team <= threads and plan.batch % 2 == 0
                 assert team == 1 or team * 8 < -(-d // 4) * 2

@@ -167,7 +167,10 @@ def test_a_spill_is_seen():
 @pytest.mark.parametrize("architecture", offline.ARCHITECTURES)
 def test_early_rejection_spills_nothing(architecture):
     """Of every noise that is rejected early; ``argmax.cu`` of tabulated noise has none."""
-    heavy = ["ADDITIVE, ANTITHETIC, SCALE_SCORE, true, false", "ADDITIVE, SOBOL, SCORE, true, false"]
+    heavy = [
+        "ADDITIVE, ANTITHETIC, SCALE_SCORE, true, false",
+        "ADDITIVE, SOBOL, SCORE, true, false",
+    ]
     draws = [d for d in HOT if "NORMAL" not in d or d.endswith("false>")]
     draws += [f"Draw<double, {f}, {h}>" for f in ("NORMAL", "GUMBEL", "LOGISTIC") for h in heavy]
     kernels = [f"decide<{draw}, true>" for draw in draws]

@@ -112,9 +112,7 @@ def test_decisions_at_extreme_temperatures(family, dtype, epsilon):
 def test_fast_decisions(family, design, depth):
     theta = adversarial_scores(9, 600, np.float32)
     noise, epsilon = draws(family, 66, 600, DESIGNS[design]), temperatures(theta, 0.5)
-    ours, expected = (
-        winners_of(theta, epsilon, noise, x, precision="fast") for x in (depth, None)
-    )
+    ours, expected = (winners_of(theta, epsilon, noise, x, precision="fast") for x in (depth, None))
     np.testing.assert_array_equal(ours, expected)
 
 
@@ -156,7 +154,8 @@ def test_plans_do_not_reject_what_words_do_not_order(name, parameters):
     device = simt.Simulator()
     given = Problem(), theta, temperatures(theta, 0.5), noise
     cuda.launch(*given, device=device, **parameters)
-    assert [k for k in device.launches if k.startswith("decide")][0].endswith(", false>")
+    (decide,) = (kernel for kernel in device.launches if kernel.startswith("decide"))
+    assert decide.endswith(", false>")
 
 
 # ------------------------------------------------------------------------------ limits and levels
@@ -273,7 +272,6 @@ def test_a_wrong_rejection_is_seen(tmp_path, name):
     epsilon = temperatures(theta, 0.5)
     expected = reference.argmax_winners(theta, epsilon, noise).T
     plan = cuda.Plan(64, 1)
-
 
     def right(depth):
         device = simt.Simulator(folder=tmp_path)

@@ -65,6 +65,9 @@ for dtype, family, design in [(np.float32, 0, INDEPENDENT), (np.float64, 1, ANTI
                 problem, theta, epsilon, draws, operation, direction=theta, mean=theta,
                 squares=True, device=device,
             )
+    for depth in (0.0, 6.0):
+        plan = launch.Plan(64, 2, depth)
+        launch.launch(Problem(), theta, epsilon, draws, VALUE, plan=plan, device=device)
     wide = dtype == np.float64
     temperatures = np.geomspace(0.3, 2, 70).reshape(2, 35) if wide else epsilon
     for problem, operations in [

@@ -5,6 +5,7 @@ Needs ``cuda-bindings``, ``nvidia-cuda-nvrtc`` and ``nvidia-cuda-nvdisasm``; ski
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from .common import NOISES
@@ -18,6 +19,16 @@ except ImportError:
 KINDS = {"normal": "NORMAL, ADDITIVE", "gumbel": "GUMBEL, RACE", "logistic": "LOGISTIC, ADDITIVE"}
 
 
+DEPTH = 6.0
+"""Of early rejection: as launches choose it."""
+
+
+def busiest(mean: float, samples: int = 32) -> float:
+    """The expected maximum of Poisson numbers: candidates of the busiest sample of a warp."""
+    chances = [math.exp(-mean) * mean**n / math.factorial(n) for n in range(64)]
+    return sum(1 - sum(chances[: n + 1]) ** samples for n in range(64))
+
+
 class Code(NamedTuple):
     """One instance of ``decide``."""
 
@@ -28,14 +39,42 @@ class Code(NamedTuple):
     """Of compilation."""
 
 
+def instance(noise: str, precision: str, rejects: bool) -> str:
+    """``decide`` of independent samples with one temperature a row."""
+    real, fast = "double" if precision == "float64" else "float", str(precision == "fast").lower()
+    draw = f"Draw<{real}, {KINDS[noise]}, INDEPENDENT, SCORE, false, {fast}>"
+    return f"decide<{draw}, {str(rejects).lower()}>"
+
+
 def argmax_code(noise: str, precision: str, architecture: str = "sm_90") -> Code:
-    """The argmax of independent float32 samples with one temperature a row."""
-    fast = str(precision == "fast").lower()
-    kernel = f"decide<Draw<float, {KINDS[noise]}, INDEPENDENT, SCORE, false, {fast}>>"
+    """The argmax that evaluates every coordinate."""
+    kernel = instance(noise, precision, rejects=False)
     compiled = offline.compile_kernels("argmax.cu", [kernel], architecture)
     (registers,) = (k.registers for k in compiled.kernels if k.name == kernel)
     instructions = offline.instructions_per_coordinate("argmax.cu", kernel, architecture)
-    return Code(instructions, registers, compiled.seconds)
+    blocks = 2 if precision == "float64" else 1  # of Philox, a quad
+    return Code(blocks * instructions, registers, compiled.seconds)
+
+
+def rejecting_code(noise: str, precision: str, d: int, architecture: str = "sm_90") -> Code:
+    """The argmax that rejects early: instructions a coordinate of rows of ``d``, by a model.
+
+    A warp has a sample a thread, and candidates are ``DEPTH`` of ``d`` coordinates, anywhere. It
+    lists a quad where any thread has a candidate, evaluates as often as its busiest thread, and
+    evaluates in full, all threads together, what falls short of the level::
+
+        coordinate + quad (1 - exp(-32 4 depth / d)) / 4 + candidate busiest / d + full exp(-depth)
+    """
+    parts = offline.rejection(instance(noise, precision, rejects=True), architecture)
+    full = argmax_code(noise, precision, architecture)
+    listed = 1 - math.exp(-32 * 4 * DEPTH / d)
+    instructions = (
+        parts.coordinate
+        + parts.quad * listed / 4
+        + parts.candidate * busiest(DEPTH) / d
+        + full.instructions * math.exp(-DEPTH)
+    )
+    return Code(instructions, parts.registers, full.seconds)
 
 
 class Argmax:
@@ -60,3 +99,17 @@ class Argmax:
     track_instructions_per_coordinate.unit = "instructions"
     track_registers.unit = "registers"
     track_compile_seconds.unit = "s"
+
+
+class EarlyRejection:
+    """The same for rows of 1000 coordinates by early rejection."""
+
+    params = [NOISES, ["portable", "float64"], ["sm_80", "sm_90", "sm_120"]]
+    param_names = ["noise", "precision", "architecture"]
+
+    setup = Argmax.setup
+
+    def track_instructions_per_coordinate(self, noise, precision, architecture):
+        return rejecting_code(noise, precision, 1000, architecture).instructions
+
+    track_instructions_per_coordinate.unit = "instructions"

@@ -55,14 +55,19 @@ def machine(setting: Setting) -> Iterator[Result]:
 
 
 def code(setting: Setting) -> Iterator[Result]:
-    """Instructions a coordinate, where there is a disassembler."""
-    from ..asv.cuda_code import KINDS, argmax_code, offline
+    """Instructions a coordinate of rows of 1000, where there is a disassembler."""
+    from ..asv.cuda_code import KINDS, argmax_code, offline, rejecting_code
 
     if offline is None or offline.nvdisasm() is None:
         return
     for noise in KINDS:
         for precision in ("fast", "portable"):
-            found = argmax_code(noise, precision)
+            box_muller = (noise, precision) == ("normal", "fast")  # is not rejected early
+            found = (
+                argmax_code(noise, precision)
+                if box_muller
+                else rejecting_code(noise, precision, 1000)
+            )
             yield {"noise": noise, "precision": precision, **found._asdict()}
 
 

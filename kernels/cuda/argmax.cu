@@ -83,7 +83,8 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
 // of the square of a pair's sum, each pair twice. A block has `batch` samples, an even number, at
 // most MAX_THREADS. REJECTS: by early rejection, for which levels and limits are.
 template <class Draw, bool REJECTS, class Real = typename Draw::Real>
-__global__ void __launch_bounds__(MAX_THREADS, REJECTS ? Draw::min_blocks_rejecting : Draw::min_blocks)
+__global__ void __launch_bounds__(MAX_THREADS,
+                                  REJECTS ? Draw::min_blocks_rejecting : Draw::min_blocks)
     decide(Rows<Real> rows, int batch, int batches, int team, int squares, const Real* levels,
            const u32* limits, int* decided, i64* counts) {
     constexpr int LISTS = REJECTS ? CANDIDATE_QUADS * MAX_THREADS : 0;

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import util
 from pathlib import Path
 from typing import NamedTuple
@@ -119,6 +119,11 @@ class Loop(NamedTuple):
     instructions: int
     philox_products: int
     """32 x 32 -> 64 bit products with Philox's multipliers."""
+    storing: int
+    """Instructions of blocks that write shared memory: where candidates are listed, few passes run
+    them."""
+    lists: int
+    """How many such blocks there are."""
 
     @property
     def coordinates(self) -> float:
@@ -152,10 +157,22 @@ def loops(cubin: bytes) -> list[Loop]:
             code.append(instruction[2])
             branch = re.search(r"BRA.*`\((\.L_x_\d+)\)", code[-1])
             if branch and branch[1] in labels:
-                body = code[labels[branch[1]] :]
+                first = labels[branch[1]]
+                body = code[first:]
                 products = sum(any(m in i for m in _MULTIPLIERS) for i in body)
-                found.append(Loop(len(body), products))
+                storing = list(_storing_blocks(code, first, set(labels.values())))
+                found.append(Loop(len(body), products, sum(storing), len(storing)))
     return found
+
+
+def _storing_blocks(code: list[str], first: int, targets: set[int]) -> Iterator[int]:
+    """Sizes of the basic blocks from ``first`` on that write shared memory."""
+    begin = first
+    for end in range(first + 1, len(code) + 1):
+        if end == len(code) or end in targets or "BRA" in code[end - 1]:
+            if any("STS" in instruction for instruction in code[begin:end]):
+                yield end - begin
+            begin = end
 
 
 def instructions_per_coordinate(file: str, kernel: str, architecture: str = "sm_90") -> float:
@@ -165,6 +182,29 @@ def instructions_per_coordinate(file: str, kernel: str, architecture: str = "sm_
     ]
     inner = min(drawing, key=lambda loop: loop.instructions / loop.coordinates)
     return inner.instructions / inner.coordinates
+
+
+class Rejection(NamedTuple):
+    """Instructions of early rejection (``reject.cuh``), and registers."""
+
+    coordinate: float
+    """A word and a comparison."""
+    quad: float
+    """One that has candidates is listed."""
+    candidate: float
+    """One is evaluated, its words drawn again."""
+    registers: int
+
+
+def rejection(kernel: str, architecture: str = "sm_90") -> Rejection:
+    """Of an instance ``decide<..., true>`` of ``argmax.cu``."""
+    compiled = compile_kernels("argmax.cu", [kernel], architecture)
+    (registers,) = (k.registers for k in compiled.kernels if k.name == kernel)
+    drawing = [loop for loop in loops(compiled.cubin) if loop.coordinates]
+    listing = min((x for x in drawing if x.lists), key=lambda x: x.instructions)
+    candidate = min((x for x in drawing if not x.lists), key=lambda x: x.instructions)
+    always = (listing.instructions - listing.storing) / listing.coordinates
+    return Rejection(always, listing.storing / listing.lists, candidate.instructions, registers)
 
 
 def main() -> None:

@@ -142,8 +142,8 @@ struct Noise {
         const int quad = i / 4, k = i % 4;
         const Quad<u32> w = words(quad, sample), v = refinement(quad, sample);
         if constexpr (Draw::box_muller) {
-            const fast32::Pair pair = k < 2 ? fast32::normal_pair(w[0], w[1])
-                                            : fast32::normal_pair(w[2], w[3]);
+            const fast32::Pair pair =
+                k < 2 ? fast32::normal_pair(w[0], w[1]) : fast32::normal_pair(w[2], w[3]);
             return k % 2 == 0 ? pair.first : pair.second;
         }
         const u32 high = one_of(w, k), low = one_of(v, k);
