@@ -18,6 +18,7 @@ import user_oracles
 from dpo.kernels.codes import INDEPENDENT, JACOBIAN, JVP, SOBOL, VJP, Problem
 from dpo.kernels.cuda.exact_launch import launch as exact_launch
 from dpo.kernels.cuda.launch import launch
+from dpo.kernels.exact.codes import JACOBIAN as EXACT_JACOBIAN
 from dpo.kernels.exact.codes import SECOND
 from dpo.kernels.noise import NORMAL
 from helpers import draws
@@ -270,6 +271,98 @@ def test_a_second_exact_launch_copies_nothing_and_waits_for_nothing(name):
     simt.cupy.COPIES.clear()
     exact_launch(*given, v=v, w=theta, device=device)
     assert not simt.cupy.COPIES
+
+
+def path_launch(device, costs):
+    """Paths from corner to corner of 3 x 4 cells, all that they need on the device."""
+    xp = device.xp
+    bits = int(np.float64(0).view(np.int64))
+    places = xp.asarray(np.array([[0, 11]] * len(costs)))
+    problem = Problem("grid_path", (3, 4, 8, bits), places, minimises=True)
+    drawn = draws("normal", 16)._replace(seed=xp.asarray(SEED))
+    epsilon = xp.full((len(costs), 1), 0.1, np.float32)
+    return problem, xp.asarray(costs.reshape(len(costs), -1)), epsilon, drawn
+
+
+def user_launch(device, scores_, oracle=user_oracles.argmax):
+    """A user's oracle, likewise."""
+    xp = device.xp
+    problem = oracle.problem(scores_.shape)
+    bound = problem.solver._replace(shared=xp.asarray(problem.solver.shared))
+    drawn = draws("normal", 16)._replace(seed=xp.asarray(SEED))
+    epsilon = xp.full((len(scores_), 1), 0.5, np.float32)
+    return problem._replace(solver=bound), xp.asarray(scores_), epsilon, drawn
+
+
+@pytest.mark.parametrize("operation", [VJP, JVP, JACOBIAN])
+@pytest.mark.parametrize("name", ["paths", "a user's oracle"])
+def test_what_may_fail_can_be_captured_with_an_array_to_note_it_in(name, operation):
+    device = simt.cupy.Device()
+    if name == "paths":
+        given = path_launch(device, np.random.default_rng(0).uniform(1, 2, (2, 12)).astype("f4"))
+    else:
+        given = user_launch(device, scores(dpo.Argmax())[0])
+    direction = dict(direction=given[1], mean=given[1])
+    expected = launch(*given, operation, **direction, device=device)
+    failed = device.xp.zeros(1, np.int32)
+    device.capturing = True
+    simt.cupy.COPIES.clear()
+    ours = launch(*given, operation, **direction, device=device, failed=failed)
+    assert not simt.cupy.COPIES
+    np.testing.assert_array_equal(ours.counts.get(), expected.counts.get())
+    np.testing.assert_array_equal(ours.totals.get(), expected.totals.get())
+    assert failed.get() == 0
+    with pytest.raises(RuntimeError, match=r"being captured.*pass failed="):
+        launch(*given, operation, **direction, device=device)
+
+
+def test_what_failed_is_noted_and_stays_noted():
+    device = simt.cupy.Device()
+    failed = device.xp.zeros(1, np.int32)
+    costs = np.ones((2, 3, 4), np.float32)
+    walled = costs.copy()
+    walled[1, 1] = np.inf
+
+    @dpo.oracle
+    def fails(scores, solution):
+        solution[0] = 1
+        if np.argmax(scores) == 2:
+            raise ZeroDivisionError("third is best")
+
+    launch(*path_launch(device, costs), device=device, failed=failed)
+    assert failed.get() == 0
+    launch(*path_launch(device, walled), device=device, failed=failed)
+    assert failed.get() == 1
+    launch(*path_launch(device, costs), device=device, failed=failed)
+    assert failed.get() == 1
+    failed = device.xp.zeros(1, np.int32)
+    given = user_launch(device, np.zeros((2, 6), np.float32), fails)
+    launch(*given, device=device, failed=failed)
+    assert failed.get() == 1
+    with pytest.raises(RuntimeError, match=r"raised ZeroDiv.* on row \d, sample"):
+        launch(*given, device=device)
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+@pytest.mark.parametrize("operation", [SECOND, EXACT_JACOBIAN])
+def test_exact_launches_with_a_temperature_each_can_be_captured(name, operation):
+    device = simt.cupy.Device()
+    theta, v = map(device.xp.asarray, scores(dpo.Argmax()))
+    epsilon = device.xp.asarray(np.geomspace(0.3, 2, 12).reshape(2, 6).astype(np.float32))
+    given = LAUNCHES[name][0], theta, epsilon, NORMAL, operation
+    expected = exact_launch(*given, v=v, w=theta, device=device)
+    failed = device.xp.zeros(1, np.int32)
+    device.capturing = True
+    simt.cupy.COPIES.clear()
+    ours = exact_launch(*given, v=v, w=theta, device=device, failed=failed)
+    assert not simt.cupy.COPIES
+    np.testing.assert_array_equal(ours.get(), expected.get())
+    assert failed.get() == 0
+    with pytest.raises(RuntimeError, match=r"being captured.*pass failed="):
+        exact_launch(*given, v=v, w=theta, device=device)
+    far_apart = device.xp.asarray(np.geomspace([1, 1e-5], [1, 1e3], 6, axis=1).astype(np.float32))
+    exact_launch(*given[:2], far_apart, *given[3:], v=v, w=theta, device=device, failed=failed)
+    assert failed.get() == 1
 
 
 def test_no_path_is_an_error_and_the_next_call_is_well(cupy):

@@ -93,6 +93,13 @@ def test_launches_go_to_the_callers_stream(cupy):
     assert cupy.entered == [1, "left"]
 
 
+@pytest.mark.parametrize("capturing", [True, False])
+def test_a_capture_is_of_the_current_stream(cupy, capturing):
+    stream = types.SimpleNamespace(is_capturing=lambda: capturing)
+    cupy.cuda.get_current_stream = lambda: stream
+    assert cupy.device.current().capturing is capturing
+
+
 @pytest.mark.parametrize("kind", ["jax", "dlpack"])
 def test_launches_go_to_the_gpu_of_the_scores(cupy, kind):
     """Whichever GPU is current."""

@@ -73,6 +73,10 @@ class Device(Protocol):
     xp: Any
     """The array module: ``empty``, ``zeros``, ``full``, ``arange``, ``asarray``, ..."""
 
+    @property
+    def capturing(self) -> bool:
+        """Whether a graph records launches instead of running them."""
+
     def constant(self, values: np.ndarray) -> Array:
         """An array that kernels read, copied to the device at its first use only, and kept."""
 
@@ -109,6 +113,9 @@ def noise_data(draws: Draws, dtype: type) -> np.ndarray | None:
 
 class Call:
     """A problem's rows and samples on the device, and a method for each shared kernel."""
+
+    failed: Array | None = None
+    """Where kernels note that a sample has no solution, if the caller looks itself."""
 
     def __init__(
         self,

@@ -48,6 +48,10 @@ class CupyDevice:
     def __init__(self, index: int):
         self.index = index
 
+    @property
+    def capturing(self) -> bool:
+        return cupy.cuda.get_current_stream().is_capturing()
+
     def constant(self, values: np.ndarray) -> Any:
         return _constant(self.index, values.tobytes(), values.dtype.str, values.shape)
 

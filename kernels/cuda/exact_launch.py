@@ -4,7 +4,7 @@
 equals it to the rounding of the sums. The rules of the quadrature, which the host finds, are copied
 to the device once and kept there. With one temperature a row nothing waits for the device, and a
 graph can capture a launch that was made before; where each coordinate has its own, the host looks
-at how far apart they are.
+at how far apart they are, unless it is given an array on the device to note it in.
 
     argmax   Gumbel noise, one temperature a row: the softmax, by array functions; else a trapezoid
              rule (``exact_argmax.cu``)
@@ -117,11 +117,14 @@ def launch(
     tolerance: float | None = None,
     device: Device | None = None,
     threads: int | None = None,
+    failed: Array | None = None,
 ) -> Array:
     """The integrals of ``kernels/exact/codes.py``, (rows, slots, size) float64.
 
     ``kernels/exact/launch.py`` says what the arguments are. ``device`` is CuPy's current one unless
     given; ``threads``, of a block, are chosen unless given, and no result depends on them.
+    ``failed``, (1,) int32 on the device, is set to 1 where a row's temperatures are too far apart
+    for a rule, whose integrals are then void, instead of an error that would have to wait.
     """
     if device is None:
         from .device import current
@@ -131,16 +134,33 @@ def launch(
     if request.rows == 0:
         return device.xp.zeros((0, request.slots, request.size), np.float64)
     if request.per_coordinate:
-        nodes.check_spread(request.epsilon)
+        _check_spread(request, failed)
     if problem.oracle == "argmax":
         softmax = family == GUMBEL and not request.per_coordinate
         return _softmax(request) if softmax else _argmax(request)
     if operation == JACOBIAN and (problem.oracle == "topk" or request.per_coordinate):
-        return _by_columns(request)
+        return _by_columns(request, failed)
     return _ranks(request) if problem.oracle == "ranks" else _topk(request)
 
 
-def _by_columns(request: Request) -> Array:
+def _check_spread(request: Request, failed: Array | None) -> None:
+    """Wait for the device and raise, or note it there and let such rows do no work without end."""
+    epsilon, device = request.epsilon, request.device
+    if failed is not None:
+        far = epsilon.max(1, keepdims=True) > nodes._WIDEST * epsilon.min(1, keepdims=True)
+        failed |= far.any()
+        request.epsilon = device.xp.where(far, epsilon.max(1, keepdims=True), epsilon)
+        return
+    if device.capturing:
+        raise RuntimeError(
+            "a graph is being captured, and how far apart temperatures are cannot be told before "
+            "it runs: pass failed=, an int32 array on the device that is set to 1 where they are "
+            "too far apart for method='exact', and look at it after a replay"
+        )
+    nodes.check_spread(epsilon)
+
+
+def _by_columns(request: Request, failed: Array | None) -> Array:
     """The Jacobian, from its products with unit vectors: a row for each."""
     xp, rows, d = request.device.xp, request.rows, request.d
     jacobian = xp.empty((rows, d, d), np.float64)
@@ -150,6 +170,7 @@ def _by_columns(request: Request) -> Array:
         columns = launch(
             request.problem, theta, epsilon, request.family, PRODUCT, v=units,
             tolerance=request.tolerance, device=request.device, threads=request.threads,
+            failed=failed,
         )  # fmt: skip
         jacobian[here] = columns.reshape(-1, d, d)
     return jacobian.reshape(rows, 1, d * d)

@@ -11,9 +11,10 @@ row's 4096 solutions. Nothing of size rows x M x d.
 
 **Graphs.** A launch that was made before copies nothing from the host and waits for nothing, so a
 graph can capture it (allocate from a pool that lives as long as the graph). ``draws.seed`` may be a
-device array of two uint32: kernels read it when they run, so a replay can have other noise. Paths
-and users' oracles wait for the device, to tell when there is no path or the function failed;
-``draws.row_ids`` are copied unless they are there.
+device array of two uint32: kernels read it when they run, so a replay can have other noise. So must
+``draws.row_ids``, ``problem.places`` and ``problem.solver.shared`` be, where there are any: what
+the host has is copied at every launch. Paths and users' oracles wait for the device, to tell when
+there is no path or the function failed, unless they have an array to note it in, ``failed``.
 """
 
 from __future__ import annotations
@@ -103,11 +104,15 @@ def launch(
     precision: str = "portable",
     device: Device | None = None,
     plan: Plan | None = None,
+    failed: Array | None = None,
 ) -> Sums:
     """One launch; ``kernels/cpu/launch.py`` says what the arguments are.
 
     ``precision="fast"`` draws float32 noise by special-function units (``fast32.cuh``). ``device``
-    is CuPy's current one unless given.
+    is CuPy's current one unless given. ``failed``, (1,) int32 on the device, is set to 1 where an
+    instance has no path or a user's function failed, and never to 0; the sums are then void. With
+    it nothing is raised for that and nothing waits, which a graph under capture needs: look at it
+    after a replay.
 
     Counts, JVP, JACOBIAN and MOMENTS are the CPU's to the last bit, and so is the VJP of an argmax
     with independent samples and one temperature a row. Other VJPs and the MAXIMUM differ from the
@@ -118,7 +123,15 @@ def launch(
         from .device import current
 
         device = current()
+    may_fail = problem.oracle == "grid_path" or problem.solver is not None
+    if may_fail and failed is None and device.capturing:
+        raise RuntimeError(
+            "a graph is being captured, and whether every instance has a solution cannot be told "
+            "before it runs: pass failed=, an int32 array on the device that is set to 1 where one "
+            "has none, and look at it after a replay"
+        )
     call = Call(problem, theta, epsilon, draws, weighting, precision, device)
+    call.failed = failed
     argmax = problem.oracle == "argmax"
     many = squares and operation == VALUE and (call.paired or not argmax)  # else y^2 = y
     counts = device.xp.zeros((call.rows, 1 + many, call.d), np.int64)
@@ -146,15 +159,17 @@ def _first_failure(call: Call) -> Exception:
     from ..cpu import launch as cpu
 
     def host(array):
+        if array is None:
+            return None
         return array.get() if hasattr(array, "get") else np.asarray(array)
 
+    bound = call.problem.solver._replace(shared=host(call.problem.solver.shared))
+    problem = call.problem._replace(places=host(call.problem.places), solver=bound)
     draws, seed = call.draws, call.draws.seed
     if not isinstance(seed, tuple):
         seed = tuple(int(word) for word in host(seed))
-    row_ids = None if draws.row_ids is None else host(draws.row_ids)
-    draws = draws._replace(seed=seed, row_ids=row_ids)
-    scale = np.abs(host(call.scale))
-    return cpu.first_failure(call.problem, host(call.theta), scale, draws)
+    draws = draws._replace(seed=seed, row_ids=host(draws.row_ids))
+    return cpu.first_failure(problem, host(call.theta), np.abs(host(call.scale)), draws)
 
 
 def new_memo(

@@ -184,7 +184,7 @@ def _run(call: Call, wanted: Wanted, threads: int | None) -> None:
     own = _OWN_ARGUMENTS[oracle](call, team, deal)
     given = call.record, wanted.record(call.pull), _workspace(call, team, deal)
     call.run(kernel, deal.blocks, deal.threads, *given, *own)
-    if oracle == "grid_path":
+    if oracle == "grid_path" and call.failed is None:
         _check_paths(own[-1])
 
 
@@ -238,7 +238,7 @@ def _of_paths(call: Call, team: Team, deal: Deal) -> tuple[Any, ...]:
     scratch = xp.full((deal.teams, 2 * call.d), -1, np.int32)
     shape = np.int32(height), np.int32(width), np.int32(neighbors)
     least = call.dtype(np.int64(bits).view(np.float64))
-    return Record((call.places, distances, scratch, *shape, least)), xp.zeros(1, np.int32)
+    return Record((call.places, distances, scratch, *shape, least)), _failed(call)
 
 
 _OWN_ARGUMENTS = {"topk": _of_topk, "ranks": _of_ranks, "grid_path": _of_paths}
@@ -246,17 +246,17 @@ _OWN_ARGUMENTS = {"topk": _of_topk, "ranks": _of_ranks, "grid_path": _of_paths}
 
 def _run_user(call: Call, bound: BoundSolver, wanted: Wanted) -> None:
     """A thread a sample, as many as the workspace has room for; see ``user.cu``."""
-    xp, d = call.device.xp, call.d
+    d = call.d
     bytes_of_thread = 8 * 4 * quads(d) + 4 * d + 8 * bound.work_words
     warps = call.rows * -(-call.num_samples // WARP)
     warps = max(1, min(warps, WORKSPACE_BYTES // (WARP * bytes_of_thread)))
     threads = WARP * min(warps, user.THREADS // WARP)
     blocks = -(-warps * WARP // threads)
-    failed = xp.zeros(1, np.int32)
+    failed = _failed(call)
     room, instances = _room(call, bound, blocks * threads), _instances(call, bound)
     kernel = call.device.linked(template("user", call.draw(call.noise_kind)), bound.solver)
     kernel((blocks,), (threads,), (call.record, wanted.record(call.pull), room, instances, failed))
-    if bool(failed[0]):
+    if call.failed is None and bool(failed[0]):
         raise Interrupted
 
 
@@ -284,6 +284,11 @@ def _halo_cells(call: Call) -> int:
 def _power_of_two(n: int) -> int:
     """The least at or above n."""
     return 1 << (n - 1).bit_length()
+
+
+def _failed(call: Call) -> Array:
+    """Where kernels note that a sample has no solution."""
+    return call.device.xp.zeros(1, np.int32) if call.failed is None else call.failed
 
 
 def _check_paths(failed: Array) -> None:

@@ -63,6 +63,8 @@ class Arrays:
 class Simulator:
     """A device to launch on; ``seed`` orders the threads."""
 
+    capturing = False
+
     def __init__(self, seed: int = 0, sanitize: bool = False, folder: Path = KERNELS):
         self.xp = Arrays()
         self.seed = seed

@@ -125,6 +125,8 @@ def _function(name: str) -> Any:
 class Device:
     """The simulator, with these arrays in and out."""
 
+    capturing = False
+
     def __init__(self, seed: int = 0):
         self.simulator = Simulator(seed)
         self.xp = module(self)
