@@ -25,6 +25,7 @@ struct Draw {
     // nothing.
     static constexpr int min_blocks =
         !is_double && DESIGN == INDEPENDENT && WEIGHTING == SCORE && !PER_COORDINATE ? 4 : 1;
+    // Early rejection (reject.cuh) unrolls more words in 80 registers.
     static constexpr int min_blocks_rejecting = min_blocks == 4 ? 3 : 1;
     // Box-Muller is no quantile: mirrored samples and Sobol' points need one.
     static constexpr bool box_muller = FAST && FAMILY == NORMAL && DESIGN == INDEPENDENT;

@@ -7,9 +7,9 @@
 // and column, so that no neighbours share one: a colour is relaxed in place by all threads at once,
 // with no race, until a round changes nothing. Sums are associated along the path and rounding is
 // monotone, so the fixed point is Dijkstra's to the last bit, in any order. Rounds, on average, of
-// 12 x 12, 18 x 18 and 30 x 30 cells: 9, 14 and 23. There is no warm start from what the tree of the
-// unperturbed paths costs under this sample's noise: docs/gpu.md has what it would save, and what
-// the tree takes, whose levels must follow one another for the sums' association.
+// 12 x 12, 18 x 18 and 30 x 30 cells: 9, 14 and 23. There is no warm start from what the tree of
+// the unperturbed paths costs under this sample's noise: docs/gpu.md has what it would save, and
+// what the tree takes, whose levels must follow one another for the sums' association.
 //
 // Teams. A grid is a warp where grids are small, or many: several share a block, none waits for
 // another. Else a block.

@@ -2,7 +2,7 @@
 // What kernels/cpu/argmax.py does in a visiting order, without one.
 //
 // Of a row, any level L will do. p_i, what a sample sees of coordinate i, is monotone in its random
-// word, so of every coordinate the words whose p_i is below L are those on one side of a limit. A
+// word (up to last bits), so of every coordinate words on one side of a limit have p_i below L. A
 // sample has to evaluate no coordinate but those whose word is on the other side, its candidates;
 // where the best of them is at least L it beats all others strictly. Where it is not, nothing has
 // been learnt, and the sample is evaluated in full.
@@ -41,16 +41,9 @@ struct Rejects {
     }
 };
 
-// What `decide` is told of the rows.
-template <class Real>
-struct Levels {
-    const Real* of_row;
-    const u32* limits;  // (rows, 4 quads)
-};
-
 // ---------------------------------------------------------------------------- limits from levels
 
-// At least P(z > t), for t > 0: the bounds of kernels/cpu/exceed.py.
+// At least P(z > t), for t >= 0: by kernels/cpu/exceed.py, logistic noise exactly.
 template <class Draw>
 __device__ inline float exceedance(float t) {
     if constexpr (Draw::family == NORMAL) {
@@ -137,13 +130,15 @@ __device__ inline Real level_of_row(const Real* theta, const Real* epsilon, int 
     }
     largest = of_block(largest, reals, larger);
     if constexpr (Draw::per_coordinate) widest = of_block(widest, reals, larger);
+    const Real inverse = Real(1) / widest;
     int steps = 0;
     for (int bit = STEPS / 2; bit > 0; bit /= 2) {
         const Real above = widest * Real(LOWEST + (HIGHEST - LOWEST) / STEPS * float(steps | bit));
         float reached = 0;
         for (int i = threadIdx.x; i < d; i += blockDim.x) {
             const Real gap = above + (largest - theta[i]);
-            reached += depth_at<Draw>(float(gap / epsilon[Draw::per_coordinate ? i : 0]));
+            reached +=
+                depth_at<Draw>(float(Draw::per_coordinate ? gap / epsilon[i] : gap * inverse));
         }
         if (of_block(reached, floats, sum) >= depth) steps |= bit;
     }
