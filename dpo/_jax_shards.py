@@ -109,8 +109,7 @@ def _merge(spec: Spec, values, numbers):
 
 
 def _mean(spec: Spec, winners, *operands):
-    mean = _shard(spec, *operands).mean(_signed(winners))
-    return (mean.astype(spec.dtype).reshape(spec.shape),)
+    return (_shard(spec, *operands).mean(_signed(winners)).reshape(spec.shape),)
 
 
 def _projections(spec: Spec, v, winners, *operands):

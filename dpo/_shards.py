@@ -112,12 +112,14 @@ class Shard(NamedTuple):
         return values, numbers
 
     def mean(self, winners: np.ndarray) -> np.ndarray:
-        """This shard's part of ``ybar``, (rows, d) float64."""
-        rows, d = self.sampler.theta.shape
+        """This shard's part of ``ybar``, (rows, d) in the dtype of scores."""
+        theta = self.sampler.theta
         own, place = self._own(winners)
-        place += d * np.arange(rows)[:, None, None]
-        counts = np.bincount(place[own], minlength=rows * d)
-        return counts.reshape(rows, d) / self.sampler.num_samples
+        place += theta.shape[1] * np.arange(len(theta))[:, None, None]
+        chosen, counts = np.unique(place[own], return_counts=True)
+        mean = np.zeros(theta.size, theta.dtype)  # mostly 0: winners are few beside coordinates
+        mean[chosen] = counts / self.sampler.num_samples
+        return mean.reshape(theta.shape)
 
     def projections(self, v: np.ndarray, winners: np.ndarray) -> np.ndarray:
         """``<v, y_m>`` over the coordinates of this shard, (rows, M) in the dtype of scores."""
@@ -134,8 +136,9 @@ class Shard(NamedTuple):
             centre = first + (projections - first).mean(1, keepdims=True)
             weights = projections - centre.astype(projections.dtype)
         sums = _kernels().score_sums(s.draws, weights, s.theta.shape[1])
-        base, relative = s._slope()
-        return sums / s._divisor * (base * relative)
+        sums /= s._divisor * s.epsilon.astype(np.float64)
+        sums[np.isinf(s.theta)] = 0  # in place: a shard may fill the memory
+        return sums
 
     def perturbed_scores(self, winners: np.ndarray) -> np.ndarray:
         """``theta_w + eps z_w`` of a race's winners, (rows, M); 0 where another shard has them."""

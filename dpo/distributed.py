@@ -91,10 +91,8 @@ def coordinates_sharded(
         For a layer that cannot be shared out so; where a part but the last has no multiple of four
         coordinates (four share a block of random words: pad with ``-inf``); where rows or seeds
         differ. What one process refuses is an error in all.
-
-    Examples
-    --------
-    >>> y = coordinates_sharded(dpo.Perturbed(dpo.TopK(5)), shard, seed=0)    # doctest: +SKIP
+    NotImplementedError
+        For tensors on a GPU.
     """
     as_choice("of", of, ("value", "max"))
     kind = kind_of(theta)

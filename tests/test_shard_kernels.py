@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from dpo.kernels import codes, reference
 from dpo.kernels.cpu import launch, shard
+from dpo.kernels.cuda import launch as cuda
 from helpers import adversarial_scores, draws, temperatures
 
 from dpo import kernels
@@ -106,6 +109,11 @@ def test_offsets_that_are_refused():
     for offset in (6, -4):
         with pytest.raises(ValueError, match="coordinate_offset must be a multiple of 4"):
             kernels.argmax(theta, seed=(0, 0), num_samples=10, coordinate_offset=offset)
+    noise = draws("normal", 10, coordinate_offset=4)
+    with pytest.raises(NotImplementedError, match="coordinate_offset is for arrays on the CPU"):
+        cuda.launch(
+            codes.Problem(), theta, temperatures(theta, 1.0), noise, device=SimpleNamespace(xp=np)
+        )
     noise = draws("normal", 16, 8, codes.SOBOL, coordinate_offset=4)
     with pytest.raises(ValueError, match="coordinate_offset is not for Sobol"):
         launch.launch(codes.Problem(), theta, temperatures(theta, 1.0), noise)
