@@ -72,6 +72,11 @@ def coordinates_sharded(layer: Perturbed, theta, *, seed, of: str, row_offset, a
             "theta must have a multiple of 4 coordinates on every device, since four share a block "
             f"of random words; got {d}: pad the last axis with -inf"
         )
+    if _varies(jax.lax.axis_index(axis), axis) and not _varies(theta, axis):
+        raise ValueError(
+            f"theta is the same on all devices of mesh axis {axis!r}: share out its last axis, "
+            f"in_specs=PartitionSpec(..., {axis!r})"
+        )
     k = getattr(layer.oracle, "k", 1)
     if not k <= size * d <= MOST_COORDINATES:
         raise ValueError(
@@ -82,6 +87,11 @@ def coordinates_sharded(layer: Perturbed, theta, *, seed, of: str, row_offset, a
     place = as_words(layer, seed), as_offsets(row_offset, 0)
     result = (_value if of == "value" else _maximum)(spec, theta.astype(compute), *place)
     return result.astype(theta.dtype)
+
+
+def _varies(x, axis) -> bool:
+    """Whether ``x`` is known to differ along a mesh axis; never with ``check_vma=False``."""
+    return axis in jax.typeof(x).manual_axis_type.varying
 
 
 # ---------------------------------------------------------------------------------- on the host
@@ -220,6 +230,8 @@ def _maximum_backward(spec: Spec, residuals, v):
     theta, words, offsets, winners = residuals
     operands = _operands(spec, theta, words, offsets)
     (mean,) = _called(_mean, spec, [(spec.shape, spec.dtype)], winners, *operands)
+    if not _varies(operands[-1], spec.axis):  # check_vma=False: every device's copy has its own v
+        v = jax.lax.psum(v, spec.axis)
     return v[..., None] * mean, None, None
 
 

@@ -93,8 +93,7 @@ class Shard(NamedTuple):
 
     def largest(self) -> np.ndarray:
         """The largest finite score, (rows,); -inf if there is none."""
-        theta = self.sampler.theta
-        return np.max(theta, axis=1, initial=-np.inf, where=np.isfinite(theta))
+        return _kernels().largest_scores(self.sampler.theta)
 
     def best(self, largest: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The k best coordinates of every sample, (rows, M, k): values and numbers.

@@ -177,8 +177,8 @@ grid = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), ("rows", "i"))
 equal, close = np.testing.assert_array_equal, np.testing.assert_allclose
 
 
-def over(f, mesh, *specs, out):
-    return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out))
+def over(f, mesh, *specs, out, **parameters):
+    return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out, **parameters))
 
 
 def check(layer, dtype):
@@ -216,10 +216,21 @@ def check(layer, dtype):
     equal(both(x, key), expected)
 
 
-def refused(message, layer, x):
+def check_unchecked(of, out):  # without types that tell what varies, derivatives are the same
+    layer, x = dpo.Perturbed(noise="gumbel", num_samples=40), jnp.asarray(THETA)
+    f = lambda x: coordinates_sharded(layer, x, seed=words, group="i", of=of)
+    results = []
+    for vma in (True, False):
+        g = over(f, mesh, P(None, "i"), out=out, check_vma=vma)
+        results.append(jax.value_and_grad(lambda x: (g(x) ** 2).sum())(x))
+    equal(results[0][0], results[1][0])
+    equal(results[0][1], results[1][1])
+
+
+def refused(message, layer, x, spec=P(None, "i")):
     try:
         f = lambda x: coordinates_sharded(layer, x, seed=words, group="i")
-        jax.block_until_ready(over(f, mesh, P(None, "i"), out=P(None, "i"))(x))
+        jax.block_until_ready(over(f, mesh, spec, out=P(None, "i"))(x))
     except Exception as error:
         assert message in str(error), error
     else:
@@ -232,7 +243,11 @@ for dtype in (np.float32, np.float64):
     for oracle in ORACLES:
         for noise in ("normal", "gumbel", "logistic"):
             check(dpo.Perturbed(oracle, noise, num_samples=40), dtype)
+THETA = np.random.default_rng(0).standard_normal((3, 32))
+check_unchecked("value", P(None, "i"))
+check_unchecked("max", P())
 x = jnp.zeros((2, 32))
+refused("share out its last axis", dpo.Perturbed(), x, P())
 refused("a multiple of 4 coordinates on every device", dpo.Perturbed(), x[:, :24])
 refused("whose winners can be merged", dpo.Perturbed(dpo.Ranks()), x)
 refused("k = 33 to", dpo.Perturbed(dpo.TopK(33)), x)

@@ -17,10 +17,6 @@ OFFSET = 400
 FAMILIES = pytest.mark.parametrize("name", ["normal", "gumbel", "logistic", "laplace"])
 
 
-def finite_largest(theta):
-    return np.where(np.isfinite(theta), theta, -np.inf).max(1)
-
-
 @FAMILIES
 @pytest.mark.parametrize("samples", [3, 70])
 @pytest.mark.parametrize("rows", [3, 40])
@@ -28,12 +24,16 @@ def test_the_best_of_an_argmax(name, dtype, rows, samples):
     theta = adversarial_scores(rows, 39, dtype)
     noise = draws(name, samples, coordinate_offset=OFFSET, sample_offset=5)
     epsilon = temperatures(theta, 0.5)
-    largest = finite_largest(theta) + dtype(1)  # held by another shard
+    largest = shard.largest_scores(theta) + dtype(1)  # held by another shard
     values, indices = shard.best(codes.Problem(), theta, epsilon, noise, largest)
     expected, where = reference.shard_best(codes.Problem(), theta, epsilon, noise, 1, largest)
     assert values.dtype == dtype and indices.dtype == np.int64
     np.testing.assert_array_equal(indices, where)
     np.testing.assert_array_equal(values, expected)
+    alone = shard.best(codes.Problem(), theta, epsilon, noise)  # a shard that is the whole problem
+    expected, where = reference.shard_best(codes.Problem(), theta, epsilon, noise, 1)
+    np.testing.assert_array_equal(alone.indices, where)
+    np.testing.assert_array_equal(alone.values, expected)
 
 
 @FAMILIES

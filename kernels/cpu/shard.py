@@ -32,6 +32,7 @@ import numpy as np
 
 from ..bits import fma, select
 from ..codes import Draws, Problem
+from ..noise import GUMBEL
 from . import argmax_rows, topk
 from ._jit import jitable, kernel
 from .accumulate import CHUNK, STRANDS, add_scores
@@ -68,7 +69,7 @@ def best_by_samples(
     quads = (d + 3) // 4
     padded = np.empty(4 * quads, theta.dtype)
     plan = padded, np.empty(quads, np.int64), np.empty((quads + TILE - 1) // TILE, theta.dtype)
-    groups = values.shape[1] // LANES
+    groups = (num_samples + LANES - 1) // LANES
     for task in range(begin, end):
         b, part = divmod(task, parts)
         prepare(theta[b], epsilons[b], family, largest[b], plan)
@@ -264,6 +265,11 @@ class Best(NamedTuple):
     """Likewise, int64: coordinates as the whole problem numbers them."""
 
 
+def largest_scores(theta: np.ndarray) -> np.ndarray:
+    """The largest finite score of each row, (rows,); -inf if there is none."""
+    return np.max(theta, axis=1, initial=-np.inf, where=np.isfinite(theta))
+
+
 def best(
     problem: Problem,
     theta: np.ndarray,
@@ -274,8 +280,8 @@ def best(
     """The k best coordinates of the shard ``theta``, (rows, d), for every sample.
 
     ``epsilon`` is (rows, 1); ``problem`` is an "argmax" (k = 1) or a "topk" of at most d; samples
-    are independent and additive. ``largest``, (rows,), is the largest finite score of each row of
-    the whole problem, which a Gumbel argmax needs.
+    are independent and additive. ``largest`` is ``largest_scores`` of the whole problem, by default
+    of the shard, for a Gumbel argmax.
     """
     theta = compiled_layout(theta)
     rows, d = theta.shape
@@ -296,8 +302,8 @@ def best(
         return Best(values, indices + np.int64(draws.coordinate_offset))
     values, indices = np.empty((rows, whole), theta.dtype), np.empty((rows, whole), np.int32)
     tops = np.full(rows + LANES, -np.inf, theta.dtype)
-    if largest is not None:
-        tops[:rows] = largest
+    if draws.family == GUMBEL:
+        tops[:rows] = largest_scores(theta) if largest is None else largest
     given = theta, _padded(epsilon, theta), tops, family, key, *place, values, indices
     if argmax_rows.fills_lanes(rows, num_samples):
         run_tasks(
