@@ -123,6 +123,10 @@ def test_the_plan_is_stated_beforehand(capsys):
     text = capsys.readouterr().out
     assert all(part.name in text for part in _parts.PARTS)
     assert "99 times of 100" in text
+    guessed = [line.split()[0] for line in text.splitlines() if " ~" in line]
+    assert guessed == [part.name for part in _parts.PARTS if part.estimated]
+    assert main(["--plan"]) == 0
+    assert "~" not in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------- seeds and resuming
