@@ -120,12 +120,11 @@ PARTS = (
     ),
     Part(
         "temperatures",
-        (0, 9, 80),
+        (0, 9, 101),
         (6000, 6000, 9000),
         "{shift}",
         (1e06, 1e06, 8e06),
         everywhere=True,
-        estimated=True,
     ),
     Part(
         "identities",
