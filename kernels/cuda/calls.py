@@ -40,7 +40,7 @@ _FILES = {
         "accumulate.cu": "vjp score_products jvp jacobian moments maximum add_strands",
         "topk.cu": "topk topk_in_lanes",
         "ranks.cu": "ranks ranks_in_lanes",
-        "grid_path.cu": "grid_path",
+        "grid_path.cu": "grid_path path_trees",
     }.items()
     for kernel in kernels.split()
 }
@@ -116,6 +116,8 @@ class Call:
 
     failed: Array | None = None
     """Where kernels note that a sample has no solution, if the caller looks itself."""
+    warm_start: bool | None = None
+    """Of paths: forced on or off; None for where it pays."""
 
     def __init__(
         self,

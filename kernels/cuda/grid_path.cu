@@ -7,9 +7,13 @@
 // and column, so that no neighbours share one: a colour is relaxed in place by all threads at once,
 // with no race, until a round changes nothing. Sums are associated along the path and rounding is
 // monotone, so the fixed point is Dijkstra's to the last bit, in any order. Rounds, on average, of
-// 12 x 12, 18 x 18 and 30 x 30 cells: 9, 14 and 23. There is no warm start from what the tree of
-// the unperturbed paths costs under this sample's noise: docs/gpu.md has what it would save, and
-// what the tree takes, whose levels must follow one another for the sums' association.
+// 12 x 12, 18 x 18 and 30 x 30 cells: 9, 14 and 23.
+//
+// Warm start. Relaxation may begin from whatever paths cost, if that is summed along them: from the
+// tree of the row's own, unperturbed paths, at this sample's costs. Its levels must follow one
+// another, one step each or more, so it pays where most of the tree stays: path_trees, a block a
+// row, finds it and counts the cells that another neighbour leads to as cheaply, to within the
+// temperature. docs/gpu.md has what is saved. No result depends on it.
 //
 // Teams. A grid is a warp where grids are small, or many: several share a block, none waits for
 // another. Else a block.
@@ -103,14 +107,36 @@ __device__ inline bool relax_colour(const Grid<Real>& grid, int colour, Deal at)
     return fell;
 }
 
-// Distances from the source.
+// The last step of a path in the tree of a row's own paths. Level by level, from the source, which
+// has none; level k ends at branches[k].end, and an empty level is the last.
+struct Branch {
+    unsigned short cell, place, from, end;  // places are those among distances
+};
+
+// What the paths of a tree cost in this sample.
 template <class Team, class Real>
-__device__ inline void relax(const Grid<Real>& grid, int source) {
+__device__ inline void follow(const Grid<Real>& grid, const Branch* branches) {
+    int begin = 0;
+    for (int level = 0; branches[level].end > begin; ++level) {
+        const int end = branches[level].end;
+        for (int i = begin + Team::thread(); i < end; i += Team::threads()) {
+            const Branch branch = branches[i];
+            grid.distance[branch.place] = grid.distance[branch.from] + grid.cost(branch.cell);
+        }
+        Team::sync();
+        begin = end;
+    }
+}
+
+// Distances from the source; from what a tree's paths cost, unless null.
+template <class Team, class Real>
+__device__ inline void relax(const Grid<Real>& grid, int source, const Branch* branches) {
     for (int i = Team::thread(); i < (grid.height + 2) * grid.stride(); i += Team::threads())
         grid.distance[i] = i == grid.inner(source) ? grid.cost(source) : bits::infinity<Real>();
     const Deal even((grid.width + 1) / 2, Team::thread(), Team::threads());
     const Deal odd(grid.width / 2, Team::thread(), Team::threads());
     Team::sync();
+    if (branches) follow<Team>(grid, branches);
     bool fell = true;
     while (fell) {
         fell = false;
@@ -179,9 +205,73 @@ struct Grids {
     const i64* places;  // source and target, (rows, 2)
     Real* distances;    // where shared memory is too small: (teams, (height + 2) (width + 2))
     int* scratch;       // (teams, 2 d), -1
+    u64* trees;         // of the rows' own paths, a Branch a cell: (rows, d); or null
     int height, width, neighbours;
     Real least;
+
+    __device__ Branch* tree(i64 b) const {
+        return trees ? reinterpret_cast<Branch*>(trees) + b * height * width : nullptr;
+    }
 };
+
+// The trees of all rows, a block a row; empty where more than `limit` cells are in doubt, since two
+// neighbours lead to them at the least cost or one above it by no more than the temperature. Paths
+// have the fewest steps, so cells of cost 0 make no cycle, and the first neighbour in row-major
+// order.
+template <class Draw, int CAPACITY, class Real = typename Draw::Real>
+__global__ void __launch_bounds__(WholeBlock::MAX_THREADS)
+    path_trees(Rows<Real> rows, Grids<Real> grids, int limit) {
+    static_assert(CAPACITY < 0x10000, "places of a Branch");
+    __shared__ Real distance[CAPACITY];
+    __shared__ int reached[CAPACITY];
+    __shared__ int found, in_doubt;
+    const i64 b = blockIdx.x;
+    const Grid<Real> grid = {grids.height,
+                             grids.width,
+                             grids.neighbours == 8,
+                             grids.least,
+                             rows.scores + b * 4 * rows.quads(),
+                             distance};
+    const int source = int(grids.places[2 * b]);
+    const Scale<Draw> scale(rows, b);
+    Branch* branches = grids.tree(b);
+    for (int i = threadIdx.x; i < (grid.height + 2) * grid.stride(); i += blockDim.x)
+        reached[i] = i == grid.inner(source);
+    if (threadIdx.x == 0) found = in_doubt = 0;
+    relax<WholeBlock>(grid, source, nullptr);
+
+    int begin = 0, doubtful = 0;
+    for (int level = 0;; ++level) {
+        for (int v = threadIdx.x; v < grid.cells(); v += blockDim.x) {
+            const int place = grid.inner(v);
+            if (reached[place] || !(distance[place] < bits::infinity<Real>())) continue;
+            Real noise = scale.at(v) < 0 ? -scale.at(v) : scale.at(v);
+            if constexpr (Draw::kind == MULTIPLICATIVE) noise *= grid.cost(v);
+            int from = -1, near = 0;
+            for (int k = 0; k < grid.neighbours(); ++k) {
+                const int u = grid.neighbour(v, k);
+                if (u < 0) continue;
+                if (from < 0 && reached[grid.inner(u)] && grid.tight(u, v)) from = grid.inner(u);
+                near += distance[grid.inner(u)] + grid.cost(v) <= distance[place] + noise;
+            }
+            if (from < 0) continue;
+            doubtful += near > 1;
+            branches[atomicAdd(&found, 1)] = {(unsigned short)v, (unsigned short)place,
+                                              (unsigned short)from, 0};
+        }
+        __syncthreads();
+        const int end = found;
+        for (int i = begin + threadIdx.x; i < end; i += blockDim.x)
+            reached[branches[i].place] = true;
+        if (threadIdx.x == 0) branches[level].end = (unsigned short)end;
+        __syncthreads();
+        if (end == begin) break;
+        begin = end;
+    }
+    atomicAdd(&in_doubt, doubtful);
+    __syncthreads();
+    if (threadIdx.x == 0 && in_doubt > limit) branches[0].end = 0;
+}
 
 // CAPACITY: cells of shared memory, halo included; or 0. `failed` is set to 1 where there is no
 // path of finite cost.
@@ -200,7 +290,7 @@ __global__ void __launch_bounds__(Team::MAX_THREADS, SOLVING_BLOCKS<Draw, Team>)
         const Grid<Real> grid = {height, width, grids.neighbours == 8, grids.least, p, distance};
         const int source = int(grids.places[2 * b]), target = int(grids.places[2 * b + 1]);
         for (int i = Team::thread(); i < rows.d; i += Team::threads()) y[i] = 0;
-        relax<Team>(grid, source);
+        relax<Team>(grid, source, SHARED ? grids.tree(b) : nullptr);
         if (Team::thread() < WARP) walk(grid, source, target, queue, queue + rows.d, y, failed);
     };
     Real* mine = SHARED ? p[Team::in_block()] : nullptr;

@@ -5,9 +5,10 @@ the same sums: decisions and counts equal the CPU's bit for bit (``precision="po
 sums where its docstring says so.
 
 **Workspace.** Scores padded to quads, (rows, d), and for the argmax a limit of random words each
-(``reject.cuh``); one winner, weight or value a sample, (rows, M);
-partial sums, (rows, 16, size) float64 where M > 256; ``solvers.py`` adds at most 128 MB, or one
-row's 4096 solutions. Nothing of size rows x M x d.
+(``reject.cuh``); eight bytes a cell of rows whose paths may have a warm start (``grid_path.cu``);
+one winner, weight or value a sample, (rows, M); partial sums, (rows, 16, size) float64 where
+M > 256; ``solvers.py`` adds at most 128 MB, or one row's 4096 solutions. Nothing of size
+rows x M x d.
 
 **Graphs.** A launch that was made before copies nothing from the host and waits for nothing, so a
 graph can capture it (allocate from a pool that lives as long as the graph). ``draws.seed`` may be a
@@ -70,6 +71,9 @@ class Plan(NamedTuple):
     depth: float | None = None
     """Early rejection of an argmax (``reject.cuh``) at levels that one sample in exp(depth) falls
     short of: 0 for all of them, inf for none. None to evaluate every coordinate."""
+    warm_start: bool | None = None
+    """Whether paths are relaxed from what the tree of the row's own paths costs (``grid_path.cu``);
+    None for where it pays. Never for grids in global memory."""
 
     @property
     def batch(self) -> int:
@@ -141,6 +145,7 @@ def launch(
         if argmax:
             _argmax(call, request, memo, plan)
         else:
+            call.warm_start = plan.warm_start if plan else None
             _solve(call, request, plan.threads if plan else None)
     return Sums(counts, totals)
 

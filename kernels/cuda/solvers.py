@@ -43,6 +43,12 @@ _SHORT = {"topk": 128, "ranks": 128, "grid_path": 324}
 _CAPACITIES = {"topk": (1024, 4096), "ranks": (1024, 2048, 4096), "grid_path": (1156, 4356)}
 """Of blocks; the last only for float32."""
 
+_DOUBT = {"OneWarp": 1 / 4, "WholeBlock": 1 / 8}
+"""Part of a row's cells up to which paths have a warm start: those that another neighbour than the
+tree's leads to as cheaply, to within the temperature. By counts of steps, docs/gpu.md."""
+_FEWEST_CELLS, _FEWEST_SAMPLES = 64, 64
+"""Of a warm start; the tree takes as long as some three samples."""
+
 
 class Request(NamedTuple):
     """What a launch is asked for, and where it goes."""
@@ -236,9 +242,29 @@ def _of_paths(call: Call, team: Team, deal: Deal) -> tuple[Any, ...]:
     height, width, neighbors, bits = call.problem.options
     distances = None if team.capacity else xp.empty((deal.teams, _halo_cells(call)), call.dtype)
     scratch = xp.full((deal.teams, 2 * call.d), -1, np.int32)
+    limit = _cells_in_doubt(call, team)
+    trees = None if limit is None else xp.empty((call.rows, call.d), np.uint64)
     shape = np.int32(height), np.int32(width), np.int32(neighbors)
     least = call.dtype(np.int64(bits).view(np.float64))
-    return Record((call.places, distances, scratch, *shape, least)), _failed(call)
+    grids = Record((call.places, distances, scratch, trees, *shape, least))
+    if trees is not None:
+        kernel = template("path_trees", call.draw(call.noise_kind), team.capacity)
+        threads = min(MAX_THREADS, -(-call.d // WARP) * WARP)
+        call.run(kernel, call.rows, threads, call.record, grids, np.int32(limit))
+    return grids, _failed(call)
+
+
+def _cells_in_doubt(call: Call, team: Team) -> int | None:
+    """Of a row that has a warm start, at most; None where no row has one.
+
+    Not in global memory: a tree has 16 bits for the place of a cell.
+    """
+    if call.warm_start is False or not team.capacity:
+        return None
+    if call.warm_start:
+        return call.d
+    pays = call.d >= _FEWEST_CELLS and call.num_samples >= _FEWEST_SAMPLES
+    return int(call.d * _DOUBT[team.name]) if pays else None
 
 
 _OWN_ARGUMENTS = {"topk": _of_topk, "ranks": _of_ranks, "grid_path": _of_paths}
