@@ -17,7 +17,7 @@ import simt.cupy
 import user_oracles
 from dpo.kernels.codes import INDEPENDENT, JACOBIAN, JVP, SOBOL, VJP, Problem
 from dpo.kernels.cuda.exact_launch import launch as exact_launch
-from dpo.kernels.cuda.launch import launch
+from dpo.kernels.cuda.launch import Plan, launch
 from dpo.kernels.exact.codes import JACOBIAN as EXACT_JACOBIAN
 from dpo.kernels.exact.codes import SECOND
 from dpo.kernels.noise import NORMAL
@@ -295,14 +295,15 @@ def user_launch(device, scores_, oracle=user_oracles.argmax):
 
 
 @pytest.mark.parametrize("operation", [VJP, JVP, JACOBIAN])
-@pytest.mark.parametrize("name", ["paths", "a user's oracle"])
+@pytest.mark.parametrize("name", ["paths", "paths from trees", "a user's oracle"])
 def test_what_may_fail_can_be_captured_with_an_array_to_note_it_in(name, operation):
     device = simt.cupy.Device()
-    if name == "paths":
+    if name.startswith("paths"):
         given = path_launch(device, np.random.default_rng(0).uniform(1, 2, (2, 12)).astype("f4"))
     else:
         given = user_launch(device, scores(dpo.Argmax())[0])
-    direction = dict(direction=given[1], mean=given[1])
+    plan = Plan(64, 1, warm_start=name == "paths from trees")
+    direction = dict(direction=given[1], mean=given[1], plan=plan)
     expected = launch(*given, operation, **direction, device=device)
     failed = device.xp.zeros(1, np.int32)
     device.capturing = True

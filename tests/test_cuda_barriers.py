@@ -24,6 +24,7 @@ BARRIER = re.compile(r"(__sync(threads|warp)|Team::sync)\(\);")
 SOURCES = sorted(p for p in simt.KERNELS.iterdir() if p.suffix in (".cu", ".cuh"))
 BARRIERS = [(p.name, k) for p in SOURCES for k in range(len(BARRIER.findall(p.read_text())))]
 
+COLD, WARM = (cuda.Plan(64, 1, warm_start=warm) for warm in (False, True))
 LAUNCHES = {
     "one thread a sample": (Problem(), 40, "gumbel", cuda.Plan(64, 1)),
     "several warps a sample": (Problem(), 1000, "normal", cuda.Plan(128, 128)),
@@ -34,8 +35,10 @@ LAUNCHES = {
     "ranks in lanes": (Problem("ranks"), 20, "normal", cuda.Plan(64, 1)),
     "ranks by warps": (Problem("ranks"), 50, "normal", cuda.Plan(64, 1)),
     "ranks by blocks": (Problem("ranks"), 130, "normal", cuda.Plan(64, 1)),
-    "paths by warps": (grid(12, 12, 8, 2), 144, "normal", cuda.Plan(64, 1)),
-    "paths by blocks": (grid(12, 17, 8, 2), 204, "normal", cuda.Plan(64, 1)),
+    "paths by warps": (grid(12, 12, 8, 2), 144, "normal", COLD),
+    "paths by blocks": (grid(17, 18, 8, 2), 306, "normal", COLD),
+    "paths by warps, from trees": (grid(12, 12, 8, 2), 144, "normal", WARM),
+    "paths by blocks, from trees": (grid(17, 18, 8, 2), 306, "normal", WARM),
 }
 EXACT = {"exact argmax": Problem(), "exact top-3": Problem("topk", (3,))}
 
@@ -75,7 +78,7 @@ def test_a_missing_barrier_is_seen(tmp_path, file, k):
     else:
         names = {
             "topk": ["top-2", "top-20"],
-            "grid_path": ["paths by warps", "paths by blocks"],
+            "grid_path": [name for name in LAUNCHES if name.startswith("paths")],
             "exact_argmax": ["exact argmax"],
             "exact_topk": ["exact top-3"],
         }.get(file.removesuffix(".cu"), ["several warps a sample", "early rejection"])

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from dpo.kernels import codes, noise
-from dpo.kernels.cuda import offline, sources
+from dpo.kernels.cuda import calls, offline, sources
 
 pytest.importorskip("cuda.bindings.nvrtc")
 
@@ -51,8 +51,9 @@ REGISTERS = {
         "ranks_in_lanes<{}>": 96,
     },
     "grid_path.cu": {
-        "grid_path<{}, OneWarp, 324>": 200,
+        "grid_path<{}, OneWarp, 324>": 208,
         "grid_path<{}, WholeBlock, 0>": 208,
+        "path_trees<{}, 324>": 64,
     },
 }
 """Kernels and how many registers their heaviest instance may use."""
@@ -71,7 +72,11 @@ HOT_REGISTERS = {
         "ranks<{}, OneWarp, 1024>": 255,
         "ranks<{}, WholeBlock, 1024>": 80,
     },
-    "grid_path.cu": {"grid_path<{}, OneWarp, 324>": 96, "grid_path<{}, WholeBlock, 1156>": 80},
+    "grid_path.cu": {
+        "grid_path<{}, OneWarp, 324>": 96,
+        "grid_path<{}, WholeBlock, 1156>": 80,
+        "path_trees<{}, 4356>": 48,
+    },
 }
 """With ``HOT`` noise: several blocks then fit on a multiprocessor."""
 WIDE = "Draw<double, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>"
@@ -80,6 +85,7 @@ LARGEST = [
     f"ranks<{HOT[4]}, WholeBlock, 4096>",
     f"grid_path<{HOT[4]}, WholeBlock, 4356>",
     f"grid_path<{HOT[4]}, OneWarp, 1156>",
+    f"path_trees<{HOT[4]}, 4356>",
     f"ranks<{WIDE}, WholeBlock, 2048>",
     f"ranks<{HOT[4]}, OneWarp, 1024>",
     f"ranks_in_lanes<{WIDE}>",
@@ -149,7 +155,7 @@ def test_tabulated_noise_spills_nothing(file):
 @pytest.mark.parametrize("kernel", LARGEST)
 def test_shared_memory_fits(kernel):
     """48 kB are what every GPU gives a block without being asked for more."""
-    file = kernel.partition("<")[0].removesuffix("_in_lanes") + ".cu"
+    file = calls.FILES[kernel.partition("<")[0]]
     (compiled,) = (
         k for k in offline.compile_kernels(file, [kernel], "sm_75").kernels if k.name == kernel
     )

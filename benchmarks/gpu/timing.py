@@ -17,6 +17,8 @@ from dpo.kernels.cuda import launch as cuda
 from .devices import Machine, Step
 
 EPSILON = 0.5
+LITTLE = 0.05
+"""What is timed of warm starts, which are for little noise."""
 ARGMAX = [(128, 10, 1000), (128, 1000, 1000), (4, 32000, 64)]
 RANKS = (128, 100, 1000)
 TINY = [(2, 10, 32)]
@@ -106,6 +108,24 @@ def ours(machine: Machine, tiny: bool) -> Iterator[dict[str, Any]]:
             steps = our_steps(machine, problem, theta, shape[2], precision)
             name = f"dpo {precision}"
             yield from measured(machine, oracle, shape, name, steps, machine.peak_bytes)
+        if problem.oracle == "grid_path":
+            yield from warm_starts(machine, oracle, problem, theta, shape)
+
+
+def warm_starts(
+    machine: Machine, oracle: str, problem: Problem, theta: Any, shape: tuple[int, int, int]
+) -> Iterator[dict[str, Any]]:
+    """Paths of little noise, relaxed from the tree of the row's own and not."""
+    epsilon = machine.xp.full((len(theta), 1), LITTLE, theta.dtype)
+    for name, warm in [("dpo warm", True), ("dpo cold", False)]:
+        plan = cuda.Plan(256, 1, warm_start=warm)
+
+        def value(seed: int, plan: cuda.Plan = plan) -> Any:
+            given = problem, theta, epsilon, Draws(0, (seed, 0), shape[2])
+            return cuda.launch(*given, plan=plan, device=machine.kernels)
+
+        work = {f"value, epsilon {LITTLE}": value}
+        yield from measured(machine, oracle, shape, name, work, machine.peak_bytes)
 
 
 # ------------------------------------------------------------------------------------------- peers

@@ -33,7 +33,7 @@ CHUNK, STRANDS = 256, 16
 
 MAX_THREADS = 256
 WARP = 32
-_FILES = {
+FILES = {
     kernel: file
     for file, kernels in {
         "argmax.cu": "prepare decide weigh perturbed_values one_hot",
@@ -44,6 +44,7 @@ _FILES = {
     }.items()
     for kernel in kernels.split()
 }
+"""Where a kernel is."""
 
 Array = Any
 Kernel = Callable[[tuple[int], tuple[int], Sequence[Any]], None]
@@ -211,7 +212,7 @@ class Call:
                 f"theta has {self.rows} rows of {self.num_samples} samples, more than one launch "
                 "can take: split the rows"
             )
-        file = _FILES[kernel.partition("<")[0]]
+        file = FILES[kernel.partition("<")[0]]
         self.device.function(file, kernel)((blocks,), (threads,), arguments)
 
     def by_sample(self, kernel: str, output: Array, *arguments: Any) -> None:
