@@ -334,15 +334,38 @@ def test_rows_in_doubt_start_cold(neighbors, multiplicative, dtype, monkeypatch)
         assert ours == [count <= limit for count in counts]
 
 
+class Launching(simt.Simulator):
+    """Runs nothing, and keeps the limit that trees are made with."""
+
+    limit = None
+
+    def function(self, file, kernel):
+        def keep(blocks, threads, arguments):
+            if kernel.startswith("path_trees"):
+                self.limit = arguments[2]
+
+        return keep
+
+
 @pytest.mark.parametrize(
-    "height, m, trees", [(12, 64, True), (12, 63, False), (7, 64, False), (19, 64, True)]
+    "height, m, limit",
+    [
+        (12, 64, 36),
+        (12, 63, None),
+        (8, 64, 16),
+        (7, 64, None),
+        (30, 64, None),
+        (64, 64, 256),
+        (64, 63, None),
+        (66, 64, None),
+    ],
 )
-def test_where_trees_are_made(height, m, trees):
+def test_where_trees_are_made(height, m, limit):
     given = arguments_for(height, height, 8, np.float32, m)
     given = given[0]._replace(places=given[0].places[:1]), given[1][:1], given[2][:1], given[3]
-    device = simt.Simulator()
+    device = Launching()
     launch(*given, device=device)
-    assert any(kernel.startswith("path_trees") for kernel in device.launches) is trees
+    assert device.limit == limit
 
 
 def test_costs_with_ties_start_cold_and_others_warm():

@@ -43,11 +43,13 @@ _SHORT = {"topk": 128, "ranks": 128, "grid_path": 324}
 _CAPACITIES = {"topk": (1024, 4096), "ranks": (1024, 2048, 4096), "grid_path": (1156, 4356)}
 """Of blocks; the last only for float32."""
 
-_DOUBT = {"OneWarp": 1 / 4, "WholeBlock": 1 / 8}
-"""Part of a row's cells up to which paths have a warm start: those that another neighbour than the
-tree's leads to as cheaply, to within the temperature. By counts of steps, docs/gpu.md."""
-_FEWEST_CELLS, _FEWEST_SAMPLES = 64, 64
-"""Of a warm start; the tree takes as long as some three samples."""
+_DOUBT = {"OneWarp": 1 / 4, "WholeBlock": 1 / 16}
+"""Part of a row's cells up to which paths have a warm start: those that two neighbours lead to as
+cheaply, to within the temperature. By counts of steps, docs/gpu.md."""
+_FEWEST_CELLS = {"OneWarp": 64, "WholeBlock": 3072}
+"""Of a warm start: a level of the tree is a step, however many threads a team has."""
+_SAMPLES_OF_TREE = 64
+"""A row's, at least: its tree takes as long as some three samples."""
 
 
 class Request(NamedTuple):
@@ -263,7 +265,7 @@ def _cells_in_doubt(call: Call, team: Team) -> int | None:
         return None
     if call.warm_start:
         return call.d
-    pays = call.d >= _FEWEST_CELLS and call.num_samples >= _FEWEST_SAMPLES
+    pays = call.d >= _FEWEST_CELLS[team.name] and call.num_samples >= _SAMPLES_OF_TREE
     return int(call.d * _DOUBT[team.name]) if pays else None
 
 
