@@ -56,7 +56,7 @@ def arguments_for(
 # ---------------------------------------------------------------------------------------- results
 
 SIZES = [(1, 1), (1, 40), (40, 1), (12, 12), (17, 18), (3, 60)]
-"""A warp's, then a block's (of float64, 17 x 18 cells are a block's, too)."""
+"""A warp's; 17 x 18 cells are a block's."""
 
 
 @PLANS
@@ -266,7 +266,7 @@ def tree_of(words):
 
 
 def expected_tree(costs, source, neighbors):
-    """Cells and predecessors by level, and how many cells have another within a distance."""
+    """Levels, each the predecessors of its cells: fewest steps, then row-major order."""
     height, width = costs.shape
     distance, flat = dijkstra(costs, source, neighbors), costs.ravel()
     reached, levels = {source}, []

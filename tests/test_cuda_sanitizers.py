@@ -66,7 +66,7 @@ for dtype, family, design in [(np.float32, 0, INDEPENDENT), (np.float64, 1, ANTI
                 squares=True, device=device,
             )
     plan = launch.Plan(64, 1, warm_start=True)
-    launch.launch(problem, theta, epsilon, draws, VALUE, plan=plan, device=device)  # paths
+    launch.launch(problem, theta, epsilon, draws, VALUE, plan=plan, device=device)  # of paths
     for depth in (0.0, 6.0):
         plan = launch.Plan(64, 2, depth)
         launch.launch(Problem(), theta, epsilon, draws, VALUE, plan=plan, device=device)
