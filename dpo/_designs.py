@@ -133,11 +133,13 @@ AnySampler = Sampler | Replicated
 
 def designed(whole: Sampler, num_samples: int) -> AnySampler:
     """``num_samples`` samples of every row, of the design that ``whole.draws`` names."""
-    draws = whole.draws._replace(num_samples=num_samples)
+    draws = whole.draws
+    if draws.num_samples != num_samples:
+        draws = draws._replace(num_samples=num_samples)
     if draws.design == ANTITHETIC and num_samples == 1:
         draws = draws._replace(design=INDEPENDENT)  # the same sample, without a pair
     if draws.design != SOBOL:
-        return whole._replace(draws=draws)
+        return whole if draws is whole.draws else whole._replace(draws=draws)
     from .kernels import sobol  # SciPy, only where it is needed
 
     count = randomisations(num_samples)

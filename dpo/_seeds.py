@@ -101,5 +101,5 @@ def _fresh(kind: str) -> Seed:
         raise TypeError("seed is required with JAX arrays: pass a key, seed=jax.random.key(0)")
     if kind == "torch":
         return _from_torch(sys.modules["torch"], None)
-    value = int.from_bytes(np.random.bytes(8), "little")  # noqa: NPY002, the global one
-    return value % _WORD, value // _WORD
+    draw = np.random.random_sample
+    return int(draw() * _WORD), int(draw() * _WORD)
