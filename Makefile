@@ -34,7 +34,7 @@ report: $(VENV)/.report  ## run the validation suite and write report/index.html
 	@echo "[report] running the validation suite"
 	@$(BIN)/python -m dpo.validation --out $(REPORT)
 
-test: $(VENV)/.dev  ## run the test-suite (15 minutes the first time, compiling; then about 8)
+test: $(VENV)/.dev  ## run the test-suite (20 minutes the first time, compiling; then about 12)
 	@echo "[test] running the tests; the first run also compiles the kernels"
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
