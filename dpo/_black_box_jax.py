@@ -106,7 +106,8 @@ class Program:
         """The problem of zero scores, and one sample of each."""
         f = self.function
         rows = len(self.scores.rows)
-        problem = Problem(places=np.arange(rows)[:, None], minimises=f.minimizes)
+        places = np.arange(rows)[:, None]
+        problem = Problem("function", places=places, minimises=f.minimizes)
         return SolvedSampler(*f._layer._whole(self.scores, Place(0))._replace(problem=problem))
 
     def sampler(self, theta: np.ndarray, words: Any) -> tuple[SolvedSampler, int]:

@@ -47,9 +47,6 @@ class SolvedSampler(Sampler):
     def _by_jacobian(self) -> bool:
         return False  # what is kept are solutions, not their products with scores
 
-    def _small(self) -> None:
-        return None  # small calls are of the argmax
-
     def forward(self, for_gradient: bool = False) -> Kept:
         memo = _Memo(self) if for_gradient else None
         sums = self._launch(VALUE, memo=memo)
