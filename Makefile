@@ -30,7 +30,7 @@ $(VENV)/.dev: $(VENV)/.report requirements-dev.txt
 	@$(BIN)/python -m pip install -qq --requirement requirements-dev.txt
 	@touch $@
 
-report: $(VENV)/.report  ## run the validation suite and write report/index.html (about 3 minutes, half the second time)
+report: $(VENV)/.report  ## run the validation suite and write report/index.html (about 6 minutes the first time, compiling; then about 3)
 	@echo "[report] running the validation suite"
 	@$(BIN)/python -m dpo.validation --out $(REPORT)
 
