@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
+import simt
 
 import dpo
+
+if os.environ.get("DPO_TEST_GPU"):
+    from simt.hardware import Hardware
+
+    simt.Simulator = Hardware
 
 
 @pytest.fixture(params=["normal", "gumbel", "logistic"])
@@ -24,3 +32,12 @@ def threads():
     before = dpo.get_num_threads()
     yield dpo.set_num_threads
     dpo.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(items):
+    """On a GPU, all but what is about the simulator itself."""
+    if os.environ.get("DPO_TEST_GPU"):
+        skip = pytest.mark.skip(reason="about the simulator itself")
+        for item in items:
+            if item.get_closest_marker("simulator"):
+                item.add_marker(skip)

@@ -210,6 +210,7 @@ def test_distances_are_dijkstra_s(height, width, neighbors, dtype, plan, instrum
     np.testing.assert_array_equal(ours, distances(reference.Pass(*given).p()[0], given[0]))
 
 
+@pytest.mark.simulator
 def test_a_start_below_the_least_cost_is_seen(tmp_path, instrumented):
     """Relaxation cannot mend it: distances differ, or the way back is lost."""
     folder = edited(tmp_path, [*INSTRUMENTS, ("grid.distance[branch.from] + ", "")])

@@ -257,6 +257,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_rejection_is_seen(tmp_path, name):
     """Decisions differ from the reference's at some depth, where the kernels' own do at none."""
@@ -284,6 +285,7 @@ def test_a_wrong_rejection_is_seen(tmp_path, name):
     assert not all(map(right, (0.0, 3.0, 15.0)))
 
 
+@pytest.mark.simulator
 @pytest.mark.parametrize(
     "family, original, mutant",
     [

@@ -3,16 +3,17 @@
     python -m benchmarks.gpu.equality --write expected.npz        # beforehand, on any machine
     python -m benchmarks.gpu --out FOLDER --expected expected.npz --minutes 9
 
-Every part is a process with a time limit of its own, the ones that matter most first, and each
-result is on disk as soon as there is one: ``results.jsonl``, and, made again after every part,
-``gpu.json``, ``gpu.md`` and ``gpu.png``. A part that fails, hangs or runs out of memory costs only
-itself. ``--dry-run`` goes through all of it on the tests' simulator, at tiny sizes. Not yet run: no
-GPU was at hand when this was written.
+Every part is a process with a time limit of its own, and each result is on disk as soon as there
+is one: ``results.jsonl``, and, made again after every part, ``gpu.json``, ``gpu.md`` and
+``gpu.png``. A part that fails, hangs or runs out of memory costs only itself. What is timed has the
+GPU to itself, one part after the other; what is checked shares it, all at once. ``--dry-run`` goes
+through all of it on the tests' simulator, at tiny sizes.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools as it
 import json
 import os
 import shutil
@@ -21,10 +22,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import devices, equality, report, timing
+from . import compilation, devices, equality, report, timing
 
 Result = dict[str, Any]
 
@@ -96,35 +98,72 @@ def sanitized(tool: str) -> Callable[[Setting], Iterator[Result]]:
     return part
 
 
-def tested(setting: Setting) -> Iterator[Result]:
-    """The last line of what pytest says of the tests that are for a GPU."""
-    only = "GPU" if not setting.dry_run else "GPU and adaptive"
-    yield {"said": tail(run([sys.executable, "-m", "pytest", "-q", "tests", "-k", only]), 200)}
+WORKERS = max(1, (os.cpu_count() or 2) // 2)
+"""Processes of tests. A kernel is compiled by the first that needs it, and kept on disk."""
+FOR_A_GPU = ["tests/test_cuda_api.py", "tests/test_gpu.py", "-k", "GPU or test_gpu"]
+ON_EITHER = [
+    f"tests/test_cuda_{name}.py"
+    for name in ["noise", "laws", "argmax", "rejection", "oracles", "paths", "exact", "user"]
+]
+"""Written for the simulator; its place is taken by the GPU (``tests/simt/hardware.py``)."""
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def tested(only: list[str]) -> Callable[[Setting], Iterator[Result]]:
+    """What pytest says, and in full in a file of the part's name."""
+
+    def part(setting: Setting) -> Iterator[Result]:
+        if setting.dry_run:
+            command, environment = [*only[:1], "-k", "adaptive or scores"], os.environ
+        else:
+            command = ["-n", str(WORKERS), "--dist", "worksteal", *only]
+            environment = {**os.environ, "DPO_TEST_GPU": "1"}
+        out = run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *command], environment
+        )
+        name = "-".join(Path(only[0]).stem.split("_")[1:])
+        (setting.out / f"{name}.log").write_text(out.stdout + out.stderr, encoding="utf-8")
+        yield {"said": tail(out, 200)}
+
+    return part
+
+
+def run(command: list[str], environment: Any = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def tail(out: subprocess.CompletedProcess[str], characters: int = 1500) -> str:
     return (out.stdout + out.stderr).strip()[-characters:].replace("\n", " | ")
 
 
-PARTS: dict[str, tuple[int, Callable[[Setting], Iterator[Result]]]] = {
-    "machine": (40, machine),
-    "dpo": (150, lambda setting: timing.ours(setting.machine, setting.dry_run)),
-    "torch": (50, lambda setting: timing.torch_rows(setting.machine, setting.dry_run)),
-    "equality": (150, compared),
-    "jax": (80, lambda setting: timing.jax_rows(setting.machine, setting.dry_run)),
-    "torch.compile": (
-        120, lambda setting: timing.torch_rows(setting.machine, setting.dry_run, compiled=True),
+class Part(NamedTuple):
+    """Something to run."""
+
+    seconds: int
+    """At most."""
+    function: Callable[[Setting], Iterator[Result]]
+    alone: bool = True
+    """Whether it has the GPU to itself."""
+
+
+PARTS = {
+    "machine": Part(40, machine),
+    "compilation": Part(100, lambda setting: compilation.compiled(setting.dry_run)),
+    "dpo": Part(100, lambda setting: timing.ours(setting.machine, setting.dry_run)),
+    "torch": Part(50, lambda setting: timing.torch_rows(setting.machine, setting.dry_run)),
+    "jax": Part(80, lambda setting: timing.jax_rows(setting.machine, setting.dry_run)),
+    "torch.compile": Part(
+        100, lambda setting: timing.torch_rows(setting.machine, setting.dry_run, compiled=True)
     ),
-    "memcheck": (100, sanitized("memcheck")),
-    "racecheck": (100, sanitized("racecheck")),
-    "code": (40, code),
-    "tests": (240, tested),
-}  # fmt: skip
-"""Seconds, and what yields results; in order of what should be known if time is short."""
+    "code": Part(60, code, alone=False),
+    "equality": Part(200, compared, alone=False),
+    "memcheck": Part(200, sanitized("memcheck"), alone=False),
+    "racecheck": Part(200, sanitized("racecheck"), alone=False),
+    "initcheck": Part(200, sanitized("initcheck"), alone=False),
+    "synccheck": Part(200, sanitized("synccheck"), alone=False),
+    "tests of the API": Part(240, tested(FOR_A_GPU), alone=False),
+    "tests of the kernels": Part(240, tested(ON_EITHER), alone=False),
+}
+"""In order of what should be known if time is short."""
 
 
 # ---------------------------------------------------------------------------------------- one part
@@ -141,7 +180,7 @@ def note(out: Path, part: str, result: Result) -> None:
 
 
 def run_part(part: str, setting: Setting) -> None:
-    function = small if part == "small" else PARTS[part][1]
+    function = small if part == "small" else PARTS[part].function
     for result in function(setting):
         if result:
             note(setting.out, part, result)
@@ -202,15 +241,21 @@ def main() -> int:
     setting.out.mkdir(parents=True, exist_ok=True)
     results_of(setting.out).unlink(missing_ok=True)
     deadline = time.monotonic() + 60 * arguments.minutes
-    for part in arguments.parts.split(","):
+
+    def attempt(part: str) -> None:
         start = time.monotonic()
         left = deadline - start
         if left < 5:
             note(setting.out, part, {"stopped": "before it began: no time was left"})
-            continue
-        supervise(part, min(PARTS[part][0], left), setting)
-        write_report(setting.out)
+            return
+        supervise(part, min(PARTS[part].seconds, left), setting)
         print(f"{part}: {time.monotonic() - start:.0f} s", flush=True)
+
+    parts = arguments.parts.split(",")
+    for alone, group in it.groupby(parts, lambda part: PARTS[part].alone):
+        with ThreadPoolExecutor(1 if alone else len(PARTS)) as pool:
+            list(pool.map(attempt, group))
+        write_report(setting.out)
     lines = write_report(setting.out)
     print((setting.out / "gpu.md").read_text(encoding="utf-8"))
     return int(not all(line["counts_equal"] for line in lines if "counts_equal" in line))

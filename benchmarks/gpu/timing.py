@@ -102,14 +102,43 @@ def our_cases(tiny: bool) -> Iterator[tuple[str, Problem, tuple[int, int, int]]]
 
 
 def ours(machine: Machine, tiny: bool) -> Iterator[dict[str, Any]]:
-    for oracle, problem, shape in our_cases(tiny):
-        theta = scores(machine, *shape[:2])
-        for precision in ("fast", "portable"):
-            steps = our_steps(machine, problem, theta, shape[2], precision)
-            name = f"dpo {precision}"
-            yield from measured(machine, oracle, shape, name, steps, machine.peak_bytes)
-        if problem.oracle == "grid_path":
-            yield from warm_starts(machine, oracle, problem, theta, shape)
+    for k in range(len(list(our_cases(tiny)))):
+        yield from our_rows(machine, tiny, k)
+    if not tiny:
+        yield from layers(machine)
+
+
+def our_rows(machine: Machine, tiny: bool, k: int) -> Iterator[dict[str, Any]]:
+    """Of one case."""
+    oracle, problem, shape = list(our_cases(tiny))[k]
+    theta = scores(machine, *shape[:2])
+    for precision in ("fast", "portable"):
+        steps = our_steps(machine, problem, theta, shape[2], precision)
+        name = f"dpo {precision}"
+        yield from measured(machine, oracle, shape, name, steps, machine.peak_bytes)
+    if problem.oracle == "grid_path":
+        yield from warm_starts(machine, oracle, problem, theta, shape)
+
+
+def layers(machine: Machine) -> Iterator[dict[str, Any]]:
+    """Torch's: forward and backward, with all that the API does around the kernels."""
+    import torch
+
+    import dpo
+
+    for rows, d, num_samples in ARGMAX:
+        theta = torch.from_dlpack(scores(machine, rows, d)).clone().requires_grad_()
+        v = torch.ones_like(theta)
+        layer = dpo.Perturbed(epsilon=EPSILON, num_samples=num_samples)
+
+        def both(seed: int, layer: Any = layer, theta: Any = theta, v: Any = v) -> Any:
+            return torch.autograd.grad(layer(theta, seed=seed), theta, v)
+
+        steps = {"value and vjp": both}
+        shape = rows, d, num_samples
+        yield from measured(
+            machine, "argmax", shape, "dpo portable, torch layer", steps, machine.peak_bytes
+        )
 
 
 def warm_starts(
@@ -213,6 +242,25 @@ def jax_steps(theta: Any, num_samples: int) -> Steps:
     }
 
 
+def jax_layer_steps(theta: Any, num_samples: int) -> Steps:
+    """Ours inside a program of JAX."""
+    import jax
+
+    import dpo
+
+    layer = dpo.Perturbed(epsilon=EPSILON, num_samples=num_samples)
+    v = jax.numpy.ones_like(theta)
+
+    def both(words: Any) -> Any:
+        value, pull = jax.vjp(lambda x: layer(x, seed=words), theta)
+        return value, pull(v)[0]
+
+    program = jax.jit(both)
+    return {
+        "value and vjp": lambda seed: jax.block_until_ready(program(np.array([seed, 0], np.uint32)))
+    }
+
+
 def jax_rows(machine: Machine, tiny: bool) -> Iterator[dict[str, Any]]:
     import jax
 
@@ -227,6 +275,11 @@ def jax_rows(machine: Machine, tiny: bool) -> Iterator[dict[str, Any]]:
         return jax_steps(jax.numpy.asarray(host), num_samples)
 
     yield from peer_rows(machine, tiny, "jax jit", steps, peak)
+    for shape in [] if tiny else ARGMAX:
+        theta = jax.numpy.asarray(scores(machine, *shape[:2]).get())
+        steps_of_ours = jax_layer_steps(theta, shape[2])
+        name = "dpo portable, jax jit"
+        yield from measured(machine, "argmax", shape, name, steps_of_ours, peak)
 
 
 def peer_rows(

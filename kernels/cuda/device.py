@@ -56,7 +56,11 @@ class CupyDevice:
         return _constant(self.index, values.tobytes(), values.dtype.str, values.shape)
 
     def function(self, file: str, kernel: str) -> Any:
-        return _launcher(_function(self.index, sources.expanded(file), kernel))
+        return self.compiled(sources.expanded(file), kernel)
+
+    def compiled(self, source: str, kernel: str) -> Any:
+        """A kernel of any text."""
+        return _launcher(_function(self.index, source, kernel))
 
     def linked(self, kernel: str, solver: Solver) -> Any:
         return _launcher(_linked(self.index, kernel, solver))

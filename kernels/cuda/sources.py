@@ -19,15 +19,16 @@ _ONCE = re.compile(r"^#pragma once\n", re.MULTILINE)
 
 
 @ft.cache
-def expanded(file: str) -> str:
-    """The text of ``file`` with all that it includes, directly or not."""
+def expanded(file: str, folder: Path = FOLDER) -> str:
+    """The text of ``file`` with all that it includes, directly or not, from ``folder`` or ours."""
     seen: set[str] = set()
 
     def text(name: str) -> str:
         if name in seen:
             return ""
         seen.add(name)
-        source = _ONCE.sub("", (FOLDER / name).read_text(encoding="utf-8"))
+        path = folder / name if (folder / name).exists() else FOLDER / name
+        source = _ONCE.sub("", path.read_text(encoding="utf-8"))
         return _INCLUDE.sub(lambda include: text(include[1]), source)
 
     return text(file)
