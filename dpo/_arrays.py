@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._checks import check_temperatures
-from ._device import as_host, beside, is_host, namespace, require_cupy
+from ._device import as_host, beside, is_host, kernels, namespace, require_cupy
 
 _COMPUTE = {
     "float32": np.float32,
@@ -65,7 +65,7 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
         raise ValueError(f"{name} may have at most 2**31 - 1 coordinates an instance, got {d}")
     batch = array.shape[:-event_ndim]
     rows = namespace(array).ascontiguousarray(array).reshape(math.prod(batch), d)
-    if _has_nan(rows):
+    if _checks(rows).has_nan(rows):
         row, column = np.argwhere(np.isnan(as_host(rows)))[0]
         raise ValueError(
             f"{name} contains NaN, first at row {row}, coordinate {column} (rows are all leading "
@@ -74,20 +74,17 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
     return Scores(rows, array.shape, batch, kind, restore)
 
 
-def _has_nan(rows: Any) -> bool:
-    return _checks().has_nan(rows) if is_host(rows) else bool((rows != rows).any())
-
-
-def _all_finite(rows: Any) -> bool:
-    return _checks().all_finite(rows) if is_host(rows) else bool(np.isfinite(rows).all())
-
-
 @ft.cache
-def _checks():
+def _host_checks():
     """Importing them imports Numba, so not before the first call."""
     from .kernels.cpu import checks
 
     return checks
+
+
+def _checks(rows: Any):
+    """What looks for NaN and infinity, where the array is."""
+    return _host_checks() if is_host(rows) else kernels(rows)
 
 
 def as_companion(x: Any, name: str, like: Scores, of: str = "theta") -> np.ndarray:
@@ -105,7 +102,7 @@ def as_companion(x: Any, name: str, like: Scores, of: str = "theta") -> np.ndarr
             + ("; for class labels pass one-hot rows" if name == "y_true" else "")
         ) from None
     rows = _contiguous(array, like.rows.dtype).reshape(like.rows.shape)
-    if not _all_finite(rows):
+    if not _checks(rows).all_finite(rows):
         raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
     return rows
 
@@ -236,10 +233,11 @@ def _from_torch(x, name):
         cupy = require_cupy(name, str(x.device))
         view = cupy.from_dlpack(view)
 
+        # CuPy has no bfloat16.
+        written = torch.float32 if dtype is torch.bfloat16 else dtype
+
         def restore_device(out):
-            result = torch.empty(out.shape, dtype=torch.float32, device=x.device)
-            if out.dtype == np.float64:
-                result = result.double()
+            result = torch.empty(out.shape, dtype=written, device=x.device)
             cupy.from_dlpack(result)[...] = beside(out, view)
             return result.to(dtype)
 

@@ -45,7 +45,8 @@ _MEMO_BYTES = 2**20
 _OUTER_BYTES = 2**24
 _SMALL = 16
 """Coordinates up to which a VJP is ``v^T`` times the whole Jacobian: one pass, not two. (Not with
-few samples: the kernels then fill their lanes with rows.)"""
+few samples: the kernels then fill their lanes with rows. Nor on a GPU, where noise costs little
+beside a launch.)"""
 
 
 @ft.cache
@@ -129,7 +130,8 @@ class Sampler(NamedTuple):
 
     @property
     def _by_jacobian(self) -> bool:
-        return self.theta.shape[1] <= _SMALL and self.num_samples > FEW
+        small = self.theta.shape[1] <= _SMALL and self.num_samples > FEW
+        return small and is_host(self.theta)
 
     @property
     def sign(self) -> float:
@@ -282,8 +284,6 @@ class Sampler(NamedTuple):
             mean, memo = (None, None) if kept is None else kept[:2]
             product = small.vjp(self.theta, self.epsilon, self.draws, self.centred, v, mean, memo)
             return product, self._no_error(product.shape)
-        base, relative = self._slope(weighting)
-        slope = base * relative
         error = self._no_error(self.theta.shape)
         if not self._by_jacobian or errors:
             kept = kept or self._before_vjp()
@@ -295,14 +295,26 @@ class Sampler(NamedTuple):
                 squares=errors,
                 weighting=weighting,
             )
-            if errors:
-                error = self._error(sums.totals[:, 0], sums.totals[:, 1])
-                error = error * (self.num_samples / self._divisor) * np.abs(slope)
+        if not is_host(self.theta) and not errors:
+            return self._with_slope(sums.totals, weighting), error
+        base, relative = self._slope(weighting)
+        slope = base * relative
+        if errors:
+            error = self._error(sums.totals[:, 0], sums.totals[:, 1])
+            error = error * (self.num_samples / self._divisor) * np.abs(slope)
         if self._by_jacobian:
             product = self._contract(v, kept if weighting == SCORE else None, weighting)
         else:
             product = sums.totals[:, 0]
         return product / self._divisor * slope, error
+
+    def _with_slope(self, totals, weighting: int):
+        """A VJP from its sums, on a GPU: one kernel in place of the ten of the same formula."""
+        draws, sign = self.draws, self.sign
+        if weighting == SCALE_SCORE:
+            draws, sign = draws._replace(multiplicative=False), 1.0
+        apply = kernels(self.theta).apply_slope
+        return apply(totals, self._divisor, self.theta, self.epsilon, draws, sign)
 
     @staticmethod
     def _no_error(shape: tuple[int, ...]) -> np.ndarray:
@@ -324,7 +336,7 @@ class Sampler(NamedTuple):
         """``v^T sum (y - centre) s^T``, a block of rows at a time."""
         rows, d = v.shape
         step = max(1, rows * _OUTER_BYTES // max(1, self._outer_bytes))
-        result = namespace(self.theta).empty((rows, d))
+        result = np.empty((rows, d))
         for first in range(0, rows, step):
             block = slice(first, first + step)
             one = self if step >= rows else self.of_rows(block)
@@ -334,8 +346,7 @@ class Sampler(NamedTuple):
             else:
                 mean, outer = kept.mean[block], kept.outer[block]
             outer = outer.reshape(len(outer), d + 1, d)
-            contract = kernels(self.theta).contract
-            result[block] = contract(v[block], one._weight_of_ones(mean), outer)
+            result[block] = kernels(self.theta).contract(v[block], one._weight_of_ones(mean), outer)
         return result
 
     def _centred(self, outer: np.ndarray, mean: np.ndarray) -> np.ndarray:

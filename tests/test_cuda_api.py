@@ -42,7 +42,7 @@ def _real_cupy():
     return cupy
 
 
-@pytest.fixture(params=["simulator", "GPU"])
+@pytest.fixture(params=[pytest.param("simulator", marks=pytest.mark.simulator), "GPU"])
 def cupy(request, monkeypatch):
     """CuPy, or ``sys.modules`` as if it were there and kernels that run on the simulator."""
     if request.param == "GPU":
@@ -208,15 +208,17 @@ def room_for(cupy, arrays):
         return
     room = it.count(arrays, -1)
 
-    def allocate(*_, **__):
-        if next(room) <= 0:
-            raise MemoryError("out of memory")
-        return empty(*_, **__)
+    def counted(make):
+        def allocate(*args, **parameters):
+            if next(room) <= 0:
+                raise MemoryError("out of memory")
+            return make(*args, **parameters)
 
-    empty = cupy.empty
+        return allocate
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cupy, "empty", allocate)
-        patch.setattr(cupy, "zeros", allocate, raising=False)
+        for name in ("empty", "zeros"):
+            patch.setattr(cupy, name, counted(getattr(cupy, name)), raising=False)
         yield
 
 

@@ -116,8 +116,9 @@ def test_a_struct_is_bytes_laid_out_as_in_c(cupy):
     record = Record((Array(), None, np.int32(7), np.float64(0.5)))
     cupy.device.current().function("argmax.cu", "one_hot")((2,), (64,), (record,))
     ((*_, (struct,)),) = cupy.launches
-    assert type(struct) is np.ndarray and struct.ndim == 0 and struct.nbytes == 32
-    assert struct.tolist() == (0xABC, 0, 7, 0.5)
+    assert type(struct) is np.ndarray and struct.nbytes == 32
+    layout = np.dtype([("a", "u8"), ("b", "u8"), ("c", "i4"), ("d", "f8")], align=True)
+    assert struct.view(layout)[0].tolist() == (0xABC, 0, 7, 0.5)
 
 
 def test_constants_are_copied_once_a_device(cupy):

@@ -351,14 +351,13 @@ class Launching(simt.Simulator):
 @pytest.mark.parametrize(
     "height, m, limit",
     [
-        (12, 64, 36),
-        (12, 63, None),
-        (8, 64, 16),
-        (7, 64, None),
-        (30, 64, None),
-        (64, 64, 256),
-        (64, 63, None),
-        (66, 64, None),
+        (12, 2**16, 36),
+        (12, 2**16 - 1, None),
+        (8, 2**16, 16),
+        (7, 2**16, None),
+        (30, 2**16, 225),
+        (64, 2**16, None),
+        (66, 2**16, None),
     ],
 )
 def test_where_trees_are_made(height, m, limit):
@@ -369,7 +368,8 @@ def test_where_trees_are_made(height, m, limit):
     assert device.limit == limit
 
 
-def test_costs_with_ties_start_cold_and_others_warm():
+def test_costs_with_ties_start_cold_and_others_warm(monkeypatch):
+    monkeypatch.setattr(solvers, "_SAMPLES_OF_TREES", 1)
     given = arguments_for(12, 12, 8, np.float32, 64, epsilon=0.05)
     device = Keeping()
     counts = launch(*given, device=device).counts

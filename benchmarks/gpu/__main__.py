@@ -98,37 +98,31 @@ def sanitized(tool: str) -> Callable[[Setting], Iterator[Result]]:
     return part
 
 
-WORKERS = max(1, (os.cpu_count() or 2) // 2)
-"""Processes of tests. A kernel is compiled by the first that needs it, and kept on disk."""
-FOR_A_GPU = ["tests/test_cuda_api.py", "tests/test_gpu.py", "-k", "GPU or test_gpu"]
-ON_EITHER = [
-    f"tests/test_cuda_{name}.py"
-    for name in ["noise", "laws", "argmax", "rejection", "oracles", "paths", "exact", "user"]
+TESTS = [
+    "tests/test_gpu.py",
+    "tests/test_cuda_api.py",
+    # Written for the simulator; the GPU takes its place (tests/simt/hardware.py).
+    *(f"tests/test_cuda_{name}.py" for name in ("noise", "laws", "argmax", "rejection", "oracles")),
+    *(f"tests/test_cuda_{name}.py" for name in ("paths", "exact", "user")),
 ]
-"""Written for the simulator; its place is taken by the GPU (``tests/simt/hardware.py``)."""
 
 
-def tested(only: list[str]) -> Callable[[Setting], Iterator[Result]]:
-    """What pytest says, and in full in a file of the part's name."""
-
-    def part(setting: Setting) -> Iterator[Result]:
-        if setting.dry_run:
-            command, environment = [*only[:1], "-k", "adaptive or scores"], os.environ
-        else:
-            command = ["-n", str(WORKERS), "--dist", "worksteal", *only]
-            environment = {**os.environ, "DPO_TEST_GPU": "1"}
-        out = run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *command], environment
-        )
-        name = "-".join(Path(only[0]).stem.split("_")[1:])
-        (setting.out / f"{name}.log").write_text(out.stdout + out.stderr, encoding="utf-8")
-        yield {"said": tail(out, 200)}
-
-    return part
+def tested(setting: Setting) -> Iterator[Result]:
+    """The last line of what pytest says, which is all in ``tests.log``."""
+    if setting.dry_run:
+        given, environment = [TESTS[2], "-k", "scores"], {}
+    else:
+        given = ["-n", str(os.cpu_count()), "--dist", "worksteal", *TESTS]
+        environment = {"DPO_TEST_GPU": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *given]
+    log = setting.out / "tests.log"
+    with log.open("w", encoding="utf-8") as file:
+        subprocess.run(command, stdout=file, stderr=file, env={**os.environ, **environment})
+    yield {"said": log.read_text(encoding="utf-8").strip().rpartition("\n")[2]}
 
 
-def run(command: list[str], environment: Any = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def tail(out: subprocess.CompletedProcess[str], characters: int = 1500) -> str:
@@ -160,8 +154,7 @@ PARTS = {
     "racecheck": Part(200, sanitized("racecheck"), alone=False),
     "initcheck": Part(200, sanitized("initcheck"), alone=False),
     "synccheck": Part(200, sanitized("synccheck"), alone=False),
-    "tests of the API": Part(240, tested(FOR_A_GPU), alone=False),
-    "tests of the kernels": Part(240, tested(ON_EITHER), alone=False),
+    "tests": Part(240, tested, alone=False),
 }
 """In order of what should be known if time is short."""
 

@@ -157,16 +157,39 @@ __global__ void __launch_bounds__(MAX_THREADS,
         if (histogram[i] != 0) atomicAdd(&counts_of_row[i], u64(histogram[i]));
 }
 
-// <a, b> in float64, coordinate by coordinate: the order of kernels/reference_sums.py. All lanes of
-// a warp call it.
+// <a, b> in float64, coordinate by coordinate: the order of kernels/reference_sums.py. Terms that
+// are zero change nothing and are left out, which of a mean of few one-hot solutions are most. All
+// threads of a block call it, and the first has the result.
 template <class Real>
 __device__ inline double ordered_dot(const Real* a, const Real* b, int n) {
+    constexpr int AT_ONCE = 4;  // loads on their way together
+    __shared__ double terms[MAX_THREADS];
+    __shared__ int terms_of_warp[MAX_THREADS / WARP];
+    const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    const u32 lanes_below = (1u << threadIdx.x % WARP) - 1;
     double total = 0;
-    for (int first = 0; first < n; first += WARP) {
-        const int i = first + threadIdx.x % WARP;
-        const double product = i < n ? double(a[i]) * double(b[i]) : 0.0;
-        for (int lane = 0; lane < min(WARP, n - first); ++lane)
-            total += __shfl_sync(ALL_LANES, product, lane);
+    for (int first = 0; first < n; first += AT_ONCE * blockDim.x) {
+        double mine[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; ++k) {
+            const int i = first + k * blockDim.x + threadIdx.x;
+            mine[k] = i < n ? double(a[i]) * double(b[i]) : 0.0;
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; ++k) {
+            const u32 some = __ballot_sync(ALL_LANES, mine[k] != 0);
+            if (threadIdx.x % WARP == 0) terms_of_warp[warp] = __popc(some);
+            __syncthreads();
+            int place = __popc(some & lanes_below), found = 0;
+            for (int other = 0; other < warps; ++other) {
+                if (other < warp) place += terms_of_warp[other];
+                found += terms_of_warp[other];
+            }
+            if (mine[k] != 0) terms[place] = mine[k];
+            __syncthreads();
+            if (threadIdx.x == 0)
+                for (int j = 0; j < found; ++j) total += terms[j];
+        }
     }
     return total;
 }
@@ -180,10 +203,8 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
           int batches, Real* weights) {
     __shared__ Real centre_of_block;
     const i64 b = blockIdx.x / batches;
-    if (threadIdx.x < WARP) {
-        const double centre = ordered_dot(v + b * d, mean + b * d, d);
-        if (threadIdx.x == 0) centre_of_block = Real(centre);
-    }
+    const double of_first = ordered_dot(v + b * d, mean + b * d, d);
+    if (threadIdx.x == 0) centre_of_block = Real(of_first);
     __syncthreads();
     const i64 m = i64(blockIdx.x % batches) * blockDim.x + threadIdx.x;
     if (m >= num_samples) return;

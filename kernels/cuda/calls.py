@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools as ft
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -55,17 +56,14 @@ class Record(tuple):
 
     def packed(self, address: Callable[[Array], int]) -> np.ndarray:
         """The struct's bytes, laid out as C++ does; ``address`` is that of an array."""
-        fields = tuple(x if isinstance(x, np.generic) else _pointer(x, address) for x in self)
-        return np.array(fields, _layout(tuple(x.dtype.str for x in fields)))
-
-
-def _pointer(array: Array | None, address: Callable[[Array], int]) -> np.uintp:
-    return np.uintp(0 if array is None else address(array))
+        types = "".join([x.dtype.char if isinstance(x, np.generic) else "P" for x in self])
+        fields = [x if isinstance(x, np.generic) else 0 if x is None else address(x) for x in self]
+        return np.frombuffer(_layout(types).pack(*fields), np.uint8)
 
 
 @ft.lru_cache
-def _layout(types: tuple[str, ...]) -> np.dtype:
-    return np.dtype([(f"field{k}", t) for k, t in enumerate(types)], align=True)
+def _layout(types: str) -> struct.Struct:
+    return struct.Struct(f"@{types}0q")  # ends where the next of an array would begin
 
 
 class Device(Protocol):
@@ -96,6 +94,7 @@ def quads(d: int) -> int:
     return -(-d // 4)
 
 
+@ft.lru_cache(maxsize=4096, typed=True)
 def template(name: str, *arguments: Any) -> str:
     """``name<arguments...>`` as C++ spells it."""
     spelled = [str(a).lower() if isinstance(a, bool) else str(a) for a in arguments]

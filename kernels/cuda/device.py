@@ -99,13 +99,16 @@ class _Stream:
         return 0, self.pointer
 
 
+@ft.lru_cache
+def _adopted(index: int, stream: int) -> Any:
+    """A stream of CuPy's that is someone else's."""
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        return cupy.cuda.Stream.from_external(_Stream(stream))
+    return cupy.cuda.ExternalStream(stream, index)  # CuPy 13
+
+
 @contextmanager
 def launching(index: int, stream: int) -> Iterator[CupyDevice]:
     """Launch on GPU ``index``, on the ``cudaStream_t`` that the caller works on."""
-    with cupy.cuda.Device(index):
-        if hasattr(cupy.cuda.Stream, "from_external"):
-            external = cupy.cuda.Stream.from_external(_Stream(stream))
-        else:  # CuPy 13
-            external = cupy.cuda.ExternalStream(stream, index)
-        with external:
-            yield CupyDevice(index)
+    with cupy.cuda.Device(index), _adopted(index, stream):
+        yield CupyDevice(index)

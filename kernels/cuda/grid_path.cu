@@ -204,7 +204,7 @@ template <class Real>
 struct Grids {
     const i64* places;  // source and target, (rows, 2)
     Real* distances;    // where shared memory is too small: (teams, (height + 2) (width + 2))
-    int* scratch;       // (teams, 2 d), -1
+    int* scratch;       // (teams, 2 d)
     u64* trees;         // of the rows' own paths, a Branch a cell: (rows, d); or null
     int height, width, neighbours;
     Real least;
@@ -285,14 +285,15 @@ __global__ void __launch_bounds__(Team::MAX_THREADS, SOLVING_BLOCKS<Draw, Team>)
     const int height = grids.height, width = grids.width;
     Real* distance = SHARED ? distances[Team::in_block()]
                             : grids.distances + Team::index() * (height + 2) * (width + 2);
-    int* queue = grids.scratch + Team::index() * 2 * rows.d;
+    int *queue = grids.scratch + Team::index() * 2 * rows.d, *towards = queue + rows.d;
+    for (int i = Team::thread(); i < rows.d; i += Team::threads()) towards[i] = -1;
     const auto solve = [&](const Real* p, int* y, i64 b) {
         const Grid<Real> grid = {height, width, grids.neighbours == 8, grids.least, p, distance};
         const int source = int(grids.places[2 * b]), target = int(grids.places[2 * b + 1]);
         for (int i = Team::thread(); i < rows.d; i += Team::threads()) y[i] = 0;
         relax<Team>(grid, source, SHARED ? grids.tree(b) : nullptr);
-        if (Team::thread() < WARP) walk(grid, source, target, queue, queue + rows.d, y, failed);
+        if (Team::thread() < WARP) walk(grid, source, target, queue, towards, y, failed);
     };
     Real* mine = SHARED ? p[Team::in_block()] : nullptr;
-    solve_samples<Draw, Team>(rows, wanted, workspace, mine, solve);
+    solve_samples<Draw, Team, true>(rows, wanted, workspace, mine, solve);
 }

@@ -20,6 +20,7 @@ there is no path or the function failed, unless they have an array to note it in
 
 from __future__ import annotations
 
+import functools as ft
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +40,10 @@ from ..codes import (
 from ..noise import GUMBEL, LOGISTIC, NORMAL
 from ..user import Interrupted
 from . import solvers
+from .arrays import all_finite, apply_slope, has_nan
 from .calls import MAX_THREADS, WARP, Array, Call, Device, quads, template
+
+__all__ = ["Plan", "Sums", "all_finite", "apply_slope", "has_nan", "launch", "new_memo", "plan_for"]
 
 _BUSY = 2**18
 """Threads that keep a large GPU busy; with fewer samples than this, several threads share one."""
@@ -81,6 +85,7 @@ class Plan(NamedTuple):
         return max(2, self.threads // self.team)
 
 
+@ft.lru_cache
 def plan_for(rows: int, d: int, num_samples: int) -> Plan:
     """A thread a sample, or several where samples are few and long."""
     team = 1
@@ -193,13 +198,6 @@ def new_memo(
 # ------------------------------------------------------------------------------------- the argmax
 
 
-def contract(v: Array, centre: Array, outer: Array) -> Array:
-    """``v^T (outer[:, :d] - centre outer[:, d]^T)``, (rows, d) float64."""
-    w = v.astype(np.float64)
-    expected = (w * centre).sum(1, keepdims=True)
-    return (w[:, None] @ outer[:, :-1])[:, 0] - expected * outer[:, -1]
-
-
 def _kind(call: Call, operation: int) -> int:
     """How noise meets scores: the CPU's choice, so that its decisions are the same."""
     race = call.draws.family == GUMBEL and not call.per_coordinate and call.weighting == SCORE
@@ -213,8 +211,8 @@ def _kind(call: Call, operation: int) -> int:
 def _depth(call: Call, kind: int) -> float | None:
     """Of early rejection, where it pays: for enough coordinates, whose levels enough samples use.
 
-    The sizes are those from which fewer instructions are executed; the model is in ``benchmarks/
-    cuda_bounds.py``.
+    The sizes are those from which fewer instructions are executed (``benchmarks/cuda_bounds.py``),
+    and enough samples to make up for a row's level, which one block finds: 8 ns a coordinate.
     """
     family, independent = call.draws.family, call.draws.design == INDEPENDENT
     if not isinstance(family, int) or kind == MULTIPLICATIVE or call.problem.minimises:
@@ -222,7 +220,8 @@ def _depth(call: Call, kind: int) -> float | None:
     if call.fast and family == NORMAL and independent:
         return None  # Box-Muller: one of its two words alone says too little
     shortest = 32 if call.real == "double" else 512 if call.fast else _SHORTEST[family]
-    pays = call.d >= shortest and call.num_samples >= 32 and call.rows * call.num_samples >= 2**11
+    many = call.num_samples >= 32 and call.rows * call.num_samples >= 2**13
+    pays = call.d >= shortest and many
     return _DEPTH if pays and call.d < 2**30 else None
 
 
@@ -247,7 +246,8 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
     strands = call.strands(request.totals)
     draw = call.draw(call.noise_kind)
     if operation == VJP:
-        request.counts[...] = 0
+        if memo is None:
+            request.counts[...] = 0
         weights = xp.empty((call.rows, call.num_samples), call.dtype)
         v, mean = map(xp.ascontiguousarray, (request.direction, request.mean))
         given = winners, v, mean, *call.sizes, call.pull

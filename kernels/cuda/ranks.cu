@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(Team::MAX_THREADS,
             rank_in_memory(p, rows.d, to_sort, y);
     };
     Real* mine = SHARED ? p[Team::in_block()] : nullptr;
-    solve_samples<Draw, Team>(rows, wanted, workspace, mine, solve);
+    solve_samples<Draw, Team, false>(rows, wanted, workspace, mine, solve);
 }
 
 // A sample is a thread, with FEW_COORDINATES at most.

@@ -11,7 +11,8 @@
 // tasks in turn.
 //
 // Memory. What a sample sees is in shared memory where it fits. The solution and the sums of a task
-// are in a workspace in global memory, some words a coordinate and team, which the L1 cache keeps.
+// are in a workspace in global memory, some words a coordinate and team. Solutions with few ones,
+// and zeros, have no sums: they are counted one by one.
 //
 // Determinism. Counts are integers. The products with v and p are summed lane by lane over the
 // coordinates i = lane, lane + 32, ..., then over the tree of accumulate.cuh: always by 32 lanes.
@@ -39,7 +40,7 @@ struct Wanted {
 template <class Real>
 struct Workspace {
     int* solutions;  // (teams, 2 d)
-    i64* sums;       // (teams, 2 d)
+    i64* sums;       // (teams, 2 d); null where ones are counted one by one
     Real* seen;      // p where shared memory is too small for it: (teams, 4 quads)
     int batch;
 };
@@ -77,7 +78,8 @@ __device__ inline double value_of(const int* y, const Real* p, int d) {
 
 // Solve all samples: `solve(p, y, row)` is called by all threads of a team, reads p and leaves y,
 // both complete after the next barrier. `p`, (4 quads), is the team's; null to use the workspace.
-template <class Draw, class Team, class Solve, class Real = typename Draw::Real>
+// FEW_ONES: y is zeros and ones, mostly zeros.
+template <class Draw, class Team, bool FEW_ONES, class Solve, class Real = typename Draw::Real>
 __device__ inline void solve_samples(const Rows<Real>& rows, const Wanted<Real>& wanted,
                                      const Workspace<Real>& workspace, Real* p, Solve solve) {
     const int d = rows.d, quads = rows.quads(), thread = Team::thread();
@@ -91,7 +93,11 @@ __device__ inline void solve_samples(const Rows<Real>& rows, const Wanted<Real>&
         const i64 end = min(begin + workspace.batch, num_samples);
         const auto noise = noise_of<Draw>(rows, b);
         const Scale<Draw> scale(rows, b);
-        for (int i = thread; i < 2 * d; i += Team::threads()) sums[i] = 0;
+        const i64 before_row = b * (wanted.squares ? 2 : 1) * d;
+        u64* counts_of_row =
+            wanted.counts ? reinterpret_cast<u64*>(wanted.counts) + before_row : nullptr;
+        if constexpr (!FEW_ONES)
+            for (int i = thread; i < 2 * d; i += Team::threads()) sums[i] = 0;
         Real weight_of_mate = 0;
         for (i64 m = begin; m < end; ++m) {
             const i64 at = b * num_samples + m;
@@ -104,15 +110,22 @@ __device__ inline void solve_samples(const Rows<Real>& rows, const Wanted<Real>&
             solve(p, y, b);
             Team::sync();
             if (wanted.counts) {
+                const auto add = [&](int i, i64 x) {
+                    if constexpr (FEW_ONES) {
+                        if (x != 0) atomicAdd(&counts_of_row[i], u64(x));
+                    } else {
+                        sums[i] += x;
+                    }
+                };
                 for (int i = thread; i < d; i += Team::threads()) {
                     const i64 x = y[i];
-                    sums[i] += x;
+                    add(i, x);
                     if (!wanted.squares) continue;
                     if (!has_mate) {
-                        sums[d + i] += x * x;
+                        add(d + i, x * x);
                     } else if (second) {
                         const i64 pair = x + y_of_mate[i];
-                        sums[d + i] += 2 * pair * pair;
+                        add(d + i, 2 * pair * pair);
                     }
                 }
             }
@@ -135,9 +148,8 @@ __device__ inline void solve_samples(const Rows<Real>& rows, const Wanted<Real>&
             }
             Team::sync();
         }
-        if (!wanted.counts) continue;
+        if (FEW_ONES || !wanted.counts) continue;
         const int kinds = wanted.squares ? 2 : 1;
-        u64* counts_of_row = reinterpret_cast<u64*>(wanted.counts) + b * kinds * d;
         // A thread adds up what it alone has summed.
         for (int kind = 0; kind < kinds; ++kind)
             for (int i = thread; i < d; i += Team::threads())

@@ -43,13 +43,15 @@ _SHORT = {"topk": 128, "ranks": 128, "grid_path": 324}
 _CAPACITIES = {"topk": (1024, 4096), "ranks": (1024, 2048, 4096), "grid_path": (1156, 4356)}
 """Of blocks; the last only for float32."""
 
-_DOUBT = {"OneWarp": 1 / 4, "WholeBlock": 1 / 16}
+_DOUBT = 1 / 4
 """Part of a row's cells up to which paths have a warm start: those that two neighbours lead to as
 cheaply, to within the temperature. By counts of steps, docs/gpu.md."""
-_FEWEST_CELLS = {"OneWarp": 64, "WholeBlock": 3072}
+_FEWEST_CELLS = 64
 """Of a warm start: a level of the tree is a step, however many threads a team has."""
-_SAMPLES_OF_TREE = 64
-"""A row's, at least: its tree takes as long as some three samples."""
+_SAMPLES_OF_TREES = 2**16
+"""Of all rows: finding their trees, side by side, takes as long as some thousands of samples."""
+_FEW_ONES = ("topk", "grid_path")
+"""Whose solutions are counted one by one (``solve.cuh``)."""
 
 
 class Request(NamedTuple):
@@ -208,7 +210,9 @@ def _run_in_lanes(call: Call, wanted: Wanted) -> None:
 def _bytes_of_team(call: Call, team: Team) -> int:
     """Of the workspace, and of the solver's own."""
     d, oracle, shared = call.d, call.problem.oracle, team.capacity > 0
-    size = 24 * d + (0 if shared else 4 * quads(d) * call.theta.itemsize)
+    size = 8 * d + (0 if shared else 4 * quads(d) * call.theta.itemsize)
+    if oracle not in _FEW_ONES:
+        size += 16 * d
     if oracle == "ranks" and not shared:
         size += 16 * _power_of_two(d)
     if oracle == "grid_path":
@@ -220,8 +224,8 @@ def _workspace(call: Call, team: Team, deal: Deal) -> Record:
     """``Workspace`` of ``solve.cuh``."""
     xp, teams, d = call.device.xp, deal.teams, call.d
     seen = None if team.capacity else xp.empty((teams, 4 * quads(d)), call.dtype)
-    solutions, sums = (xp.empty((teams, 2 * d), dtype) for dtype in (np.int32, np.int64))
-    return Record((solutions, sums, seen, np.int32(deal.batch)))
+    sums = None if call.problem.oracle in _FEW_ONES else xp.empty((teams, 2 * d), np.int64)
+    return Record((xp.empty((teams, 2 * d), np.int32), sums, seen, np.int32(deal.batch)))
 
 
 # ---------------------------------------------------------------------- what one solver alone takes
@@ -243,7 +247,7 @@ def _of_paths(call: Call, team: Team, deal: Deal) -> tuple[Any, ...]:
     xp = call.device.xp
     height, width, neighbors, bits = call.problem.options
     distances = None if team.capacity else xp.empty((deal.teams, _halo_cells(call)), call.dtype)
-    scratch = xp.full((deal.teams, 2 * call.d), -1, np.int32)
+    scratch = xp.empty((deal.teams, 2 * call.d), np.int32)
     limit = _cells_in_doubt(call, team)
     trees = None if limit is None else xp.empty((call.rows, call.d), np.uint64)
     shape = np.int32(height), np.int32(width), np.int32(neighbors)
@@ -259,14 +263,15 @@ def _of_paths(call: Call, team: Team, deal: Deal) -> tuple[Any, ...]:
 def _cells_in_doubt(call: Call, team: Team) -> int | None:
     """Of a row that has a warm start, at most; None where no row has one.
 
-    Not in global memory: a tree has 16 bits for the place of a cell.
+    Unless forced not of grids that a block has: their trees take far longer than they save. Never
+    in global memory: a tree has 16 bits for the place of a cell.
     """
     if call.warm_start is False or not team.capacity:
         return None
     if call.warm_start:
         return call.d
-    pays = call.d >= _FEWEST_CELLS[team.name] and call.num_samples >= _SAMPLES_OF_TREE
-    return int(call.d * _DOUBT[team.name]) if pays else None
+    enough = call.d >= _FEWEST_CELLS and call.rows * call.num_samples >= _SAMPLES_OF_TREES
+    return int(call.d * _DOUBT) if enough and team.name == "OneWarp" else None
 
 
 _OWN_ARGUMENTS = {"topk": _of_topk, "ranks": _of_ranks, "grid_path": _of_paths}

@@ -5,6 +5,17 @@
 #pragma once
 #include "row.cuh"
 
+// The sum over a warp's lanes, in every lane.
+__device__ inline int sum_of_warp(int x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return int(__reduce_add_sync(ALL_LANES, u32(x)));
+#else
+    for (int lane_xor = WARP / 2; lane_xor > 0; lane_xor /= 2)
+        x += __shfl_xor_sync(ALL_LANES, x, lane_xor);
+    return x;
+#endif
+}
+
 struct WholeBlock {
     static constexpr bool IS_WARP = false;
     static constexpr int MAX_THREADS = 256;   // of a block

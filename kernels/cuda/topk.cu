@@ -2,17 +2,19 @@
 //
 //     y_i = [word_i >= the k-th largest word],    word_i = (p_i, -i)
 //
-// Small k: the largest word, then the largest below it, ... k times. Larger k: a warp sorts up to
-// 1024 words; a block selects by radix, byte by byte from the highest, until what shares the bytes
-// fixed so far is just what is still wanted. Words differ, so all end with exactly k, the lowest
-// index first on a tie. Up to FEW_COORDINATES each thread counts, on a sample of its own.
+// Small k: the largest word, then the largest below it, ... k times. Larger k: from the highest bit
+// (a warp) or byte (a block) on, whichever keeps k words at or above it, until those are just k.
+// Words differ, so all end with exactly k, the lowest index first on a tie. Up to FEW_COORDINATES
+// each thread counts, on a sample of its own.
 //
 // solve.cuh has the mapping, the memory and what is deterministic.
 #include "lanes.cuh"
 #include "solve.cuh"
-#include "sort.cuh"
+#include "words.cuh"
 
-constexpr int ONE_BY_ONE = 8;  // k up to which words are taken one by one
+// k up to which words are taken one by one.
+template <class Team>
+constexpr int ONE_BY_ONE = Team::IS_WARP ? 2 : 8;
 constexpr int RADIX = 256;
 
 // The largest of the team's words, in every thread; `shared`, of a block, has room for one a warp.
@@ -95,38 +97,64 @@ __device__ inline void mark_by_radix(const Real* p, int d, int k, int* histogram
     }
 }
 
-// y by a sort in the registers of a warp.
+// y by a warp, bit by bit: the largest threshold that k scores reach. Coordinates are in registers.
 template <int ITEMS, class Real>
-__device__ inline void mark_by_sort(const Real* p, int d, int k, int* y) {
-    Word<Real> words[ITEMS];
-    load_words(p, d, words);
-    sort_in_registers(words);
+__device__ inline void mark_by_bits(const Real* p, int d, int k, int* y) {
+    using Key = typename Word<Real>::Key;
+    const int lane = threadIdx.x % WARP;
+    Key keys[ITEMS];
 #pragma unroll
     for (int j = 0; j < ITEMS; ++j) {
-        const int place = OneWarp::thread() * ITEMS + j;
-        if (place < d) y[words[j].index()] = place >= d - k;
+        const int i = j * WARP + lane;
+        keys[j] = i < d ? Word<Real>::key_of(p[i]) : Key(0);  // 0 is below every score
+    }
+    const auto number = [&](auto holds) {
+        int count = 0;
+#pragma unroll
+        for (int j = 0; j < ITEMS; ++j) count += holds(keys[j]);
+        return sum_of_warp(count);
+    };
+    Key threshold = 0;
+    int reaching = d;
+    for (Key bit = Key(1) << (8 * sizeof(Key) - 1); bit != 0 && reaching > k; bit >>= 1) {
+        const Key next = threshold | bit;
+        const int count = number([&](Key key) { return key >= next; });
+        if (count < k) continue;
+        threshold = next;
+        reaching = count;
+    }
+    // Of those that tie at the threshold, if they are too many, the first.
+    int of_tied = d;
+    if (reaching > k) of_tied = k - number([&](Key key) { return key > threshold; });
+#pragma unroll
+    for (int j = 0; j < ITEMS; ++j) {
+        const int i = j * WARP + lane;
+        const u32 tied = __ballot_sync(ALL_LANES, i < d && keys[j] == threshold);
+        const int before = __popc(tied & ((1u << lane) - 1));
+        const bool in = keys[j] > threshold || (keys[j] == threshold && before < of_tied);
+        of_tied -= __popc(tied);
+        if (i < d) y[i] = in;
     }
 }
 
 // CAPACITY: coordinates of shared memory, for warps a power of two; for blocks also 0.
 template <class Draw, class Team, int CAPACITY, class Real = typename Draw::Real>
-__global__ void __launch_bounds__(Team::MAX_THREADS,
-                                  SOLVING_BLOCKS<Draw, Team, SORTING_REGISTERS<Team, CAPACITY>>)
+__global__ void __launch_bounds__(Team::MAX_THREADS, SOLVING_BLOCKS<Draw, Team>)
     topk(Rows<Real> rows, Wanted<Real> wanted, Workspace<Real> workspace, int k) {
     constexpr bool SHARED = CAPACITY > 0;
     alignas(16) __shared__ Real p[Team::TEAMS_OF_BLOCK][SHARED ? CAPACITY : 1];
     __shared__ Word<Real> word_of_warp[Team::MAX_THREADS / WARP];
     __shared__ int histogram[RADIX], prefix[Word<Real>::BYTES];
     const auto solve = [&](const Real* p, int* y, i64) {
-        if (k <= ONE_BY_ONE)
+        if (k <= ONE_BY_ONE<Team>)
             mark_by_maxima<Team>(p, rows.d, k, word_of_warp, y);
         else if constexpr (Team::IS_WARP)
-            mark_by_sort<CAPACITY / WARP>(p, rows.d, k, y);
+            mark_by_bits<CAPACITY / WARP>(p, rows.d, k, y);
         else
             mark_by_radix(p, rows.d, k, histogram, prefix, y);
     };
     Real* mine = SHARED ? p[Team::in_block()] : nullptr;
-    solve_samples<Draw, Team>(rows, wanted, workspace, mine, solve);
+    solve_samples<Draw, Team, true>(rows, wanted, workspace, mine, solve);
 }
 
 // A sample is a thread, with FEW_COORDINATES at most: what beats all but fewer than k others is in.

@@ -9,14 +9,16 @@ struct Word;
 // float32: one integer, the score's bits made monotone above ~index.
 template <>
 struct Word<float> {
+    using Key = u32;
     static constexpr int BYTES = 8;
     u64 bits;
 
-    __device__ static Word of(float x, int i) {
+    // Sorts like the score, and is not 0.
+    __device__ static Key key_of(float x) {
         const int b = bits::float_bits(x + 0.0f);  // one zero only
-        const u32 key = u32(b ^ (b >> 31 & 0x7FFFFFFF)) ^ 0x80000000u;
-        return {u64(key) << 32 | u32(~i)};
+        return u32(b ^ (b >> 31 & 0x7FFFFFFF)) ^ 0x80000000u;
     }
+    __device__ static Word of(float x, int i) { return {u64(key_of(x)) << 32 | u32(~i)}; }
     // Above every word of a score.
     __device__ static Word last() { return {~u64(0)}; }
     __device__ bool operator<(const Word& other) const { return bits < other.bits; }
@@ -31,14 +33,16 @@ struct Word<float> {
 // float64: the same in two integers.
 template <>
 struct Word<double> {
+    using Key = u64;
     static constexpr int BYTES = 12;
     u64 key;
     u32 low;
 
-    __device__ static Word of(double x, int i) {
+    __device__ static Key key_of(double x) {
         const i64 b = bits::float_bits(x + 0.0);
-        return {u64(b ^ (b >> 63 & 0x7FFFFFFFFFFFFFFF)) ^ 0x8000000000000000u, u32(~i)};
+        return u64(b ^ (b >> 63 & 0x7FFFFFFFFFFFFFFF)) ^ 0x8000000000000000u;
     }
+    __device__ static Word of(double x, int i) { return {key_of(x), u32(~i)}; }
     __device__ static Word last() { return {~u64(0), ~0u}; }
     __device__ bool operator<(const Word& other) const {
         return key < other.key || (key == other.key && low < other.low);

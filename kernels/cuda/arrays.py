@@ -1,0 +1,70 @@
+"""What the API asks of whole arrays on a GPU, in one kernel each (``arrays.cu``).
+
+The same by CuPy's functions would be some ten launches around those of the perturbed argmax, which
+for small arrays take longer than it does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..codes import Draws
+from .calls import MAX_THREADS, Array, Device, template
+
+_FILE = "arrays.cu"
+_MAX_BLOCKS = 2**11
+"""Of a search: enough for any GPU."""
+_REALS = {"float32": "float", "float64": "double"}
+
+
+def has_nan(x: Array, device: Device | None = None) -> bool:
+    """Whether there is a NaN in ``x``, contiguous; waits for the device."""
+    return _found(x, False, device or _current())
+
+
+def all_finite(x: Array, device: Device | None = None) -> bool:
+    """Whether no entry of ``x``, contiguous, is infinite or NaN; waits for the device."""
+    return not _found(x, True, device or _current())
+
+
+def _found(x: Array, finite: bool, device: Device) -> bool:
+    if x.size == 0:
+        return False
+    found = device.xp.zeros(1, np.int32)
+    blocks = min(_MAX_BLOCKS, -(-x.size // MAX_THREADS))
+    search = device.function(_FILE, template("find_unusual", _REALS[x.dtype.name], finite))
+    search((blocks,), (MAX_THREADS,), (x, np.int64(x.size), found))
+    return bool(found[0])
+
+
+def apply_slope(
+    sums: Array,
+    divisor: int,
+    theta: Array,
+    epsilon: Array,
+    draws: Draws,
+    sign: float,
+    device: Device | None = None,
+) -> Array:
+    """``sums / divisor`` times ``d location / d theta / eps``, (rows, d) float64.
+
+    Where ``sums``, (rows, slots, d), has sums of weighted scores in its first slot. The slope is
+    ``sign / eps``, with multiplicative noise ``sign / (eps theta)``, and 0 for masked scores.
+    """
+    device = device or _current()
+    rows, d = theta.shape
+    result = device.xp.empty((rows, d), np.float64)
+    if rows > 0:
+        kernel = template("apply_slope", _REALS[theta.dtype.name], draws.multiplicative)
+        row_of_sums, columns = np.int64(sums.shape[1] * d), np.int32(epsilon.shape[1])
+        given = sums, row_of_sums, theta, epsilon, np.int64(theta.size), np.int32(d), columns
+        blocks = -(-theta.size // MAX_THREADS)
+        launch = device.function(_FILE, kernel)
+        launch((blocks,), (MAX_THREADS,), (*given, np.float64(divisor), np.float64(sign), result))
+    return result
+
+
+def _current() -> Device:
+    from .device import current
+
+    return current()
