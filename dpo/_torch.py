@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ._arrays import owned
-from ._device import beside, is_host, launching_on, namespace
+from ._arrays import owned, view_on_device
+from ._device import beside, is_host, launching_on
 from ._exact import Expectation
 from ._losses import fenchel_young as _fenchel_young
 
@@ -35,7 +35,7 @@ _DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.floa
 def to_array(gradient: torch.Tensor, like):
     """An incoming gradient as the kernels take it."""
     dense = gradient.detach().to(_DTYPES[like.dtype]).contiguous()
-    return dense.numpy() if is_host(like) else namespace(like).from_dlpack(dense)
+    return dense.numpy() if is_host(like) else view_on_device(dense)
 
 
 def _tensor(array) -> torch.Tensor:

@@ -6,6 +6,7 @@ import functools as ft
 import importlib
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -43,10 +44,12 @@ def cupy(monkeypatch):
         def get_function(self, name):
             return ft.partial(launch, name)
 
-    def launch(name, *arguments):
+    def launch(name, grid, block, arguments):
         if fake.failures:
             raise fake.failures.pop()
-        fake.launches.append((name, *arguments))
+        arrays = (x for x in arguments if isinstance(x, np.ndarray))
+        assert all(x.size == 1 for x in arrays), "CuPy passes single items by value, no arrays"
+        fake.launches.append((name, grid, block, arguments))
 
     @contextmanager
     def on_device(index):
@@ -116,9 +119,9 @@ def test_a_struct_is_bytes_laid_out_as_in_c(cupy):
     record = Record((Array(), None, np.int32(7), np.float64(0.5)))
     cupy.device.current().function("argmax.cu", "one_hot")((2,), (64,), (record,))
     ((*_, (struct,)),) = cupy.launches
-    assert type(struct) is np.ndarray and struct.nbytes == 32
+    assert type(struct) is np.ndarray and struct.shape == () and struct.nbytes == 32
     layout = np.dtype([("a", "u8"), ("b", "u8"), ("c", "i4"), ("d", "f8")], align=True)
-    assert struct.view(layout)[0].tolist() == (0xABC, 0, 7, 0.5)
+    assert np.frombuffer(struct.tobytes(), layout)[0].tolist() == (0xABC, 0, 7, 0.5)
 
 
 def test_constants_are_copied_once_a_device(cupy):
@@ -137,3 +140,22 @@ def test_a_launch_that_fails_does_not_fail_the_next(cupy):
         function((1,), (64,), ())
     function((1,), (64,), ())
     assert len(cupy.launches) == 1
+
+
+def test_an_array_of_one_number_is_complete_before_it_is_shared(cupy):
+    """Whichever stream reads it next."""
+    waited = []
+    cupy.full = np.full
+    stream = types.SimpleNamespace(synchronize=lambda: waited.append(True))
+    cupy.cuda.get_current_stream = lambda: stream
+    first, again = (cupy.device.CupyDevice(0).filled((3, 1), 0.5, np.float32) for _ in range(2))
+    assert first is again and waited == [True]
+    np.testing.assert_array_equal(first, np.full((3, 1), 0.5, np.float32))
+
+
+def test_every_thread_has_a_flag_of_its_own(cupy):
+    cupy.zeros = np.zeros
+    ours = cupy.device.CupyDevice(0).flag()
+    assert ours is cupy.device.CupyDevice(0).flag()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cupy.device.CupyDevice(0).flag).result() is not ours

@@ -51,4 +51,8 @@ def test_differences_have_the_same_bits(family, dtype):
         near = np.abs(x) < 1
         np.testing.assert_array_max_ulp(ours[:, near], expected[:, near], 2)
         ours, expected = ours[:, ~near], expected[:, ~near]
+    if dtype == np.float32:  # the device has no subnormals, and what they are added to is near them
+        least = np.abs(expected) < 1e-34
+        assert (np.abs(ours[least]) < 1e-34).all()
+        ours, expected = ours[~least], expected[~least]
     np.testing.assert_array_equal(ours, expected)

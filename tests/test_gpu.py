@@ -117,7 +117,7 @@ def test_transforms(layer):
 def test_a_users_oracle():
     pytest.importorskip("numba_cuda")
     layer = dpo.Perturbed(user_oracles.fitting_interval(6, 2), num_samples=64)
-    theta, v = scores(layer)
+    theta, v = scores(layer, rows=2)
     on_cpu = value_and_gradient(lambda x: layer(x, seed=7), theta, v)
     on_gpu = value_and_gradient(lambda x: layer(x, seed=7), theta.cuda(), v.cuda())
     near(on_gpu[0], on_cpu[0], exactly=True)

@@ -30,11 +30,21 @@ def all_finite(x: Array, device: Device | None = None) -> bool:
 def _found(x: Array, finite: bool, device: Device) -> bool:
     if x.size == 0:
         return False
-    found = device.xp.zeros(1, np.int32)
+    found = device.flag()
     blocks = min(_MAX_BLOCKS, -(-x.size // MAX_THREADS))
     search = device.function(_FILE, template("find_unusual", _REALS[x.dtype.name], finite))
     search((blocks,), (MAX_THREADS,), (x, np.int64(x.size), found))
-    return bool(found[0])
+    if not found[0]:
+        return False
+    found[...] = 0
+    return True
+
+
+def filled(
+    shape: tuple[int, ...], value: float, dtype: type, device: Device | None = None
+) -> Array:
+    """An array of one number, not to be written to: those asked for last are kept."""
+    return (device or _current()).filled(shape, value, dtype)
 
 
 def apply_slope(

@@ -58,7 +58,9 @@ class Record(tuple):
         """The struct's bytes, laid out as C++ does; ``address`` is that of an array."""
         types = "".join([x.dtype.char if isinstance(x, np.generic) else "P" for x in self])
         fields = [x if isinstance(x, np.generic) else 0 if x is None else address(x) for x in self]
-        return np.frombuffer(_layout(types).pack(*fields), np.uint8)
+        content = _layout(types).pack(*fields)
+        # CuPy passes by value what is an array of one item, however large.
+        return np.frombuffer(content, f"V{len(content)}").reshape(())
 
 
 @ft.lru_cache
@@ -78,6 +80,12 @@ class Device(Protocol):
 
     def constant(self, values: np.ndarray) -> Array:
         """An array that kernels read, copied to the device at its first use only, and kept."""
+
+    def filled(self, shape: tuple[int, ...], value: float, dtype: type) -> Array:
+        """An array of one number that nobody writes to."""
+
+    def flag(self) -> Array:
+        """One int32, zero, and to be left so; no other thread has it."""
 
     def function(self, file: str, kernel: str) -> Kernel:
         """A kernel by name and template arguments, to be called with (grid, block, arguments).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools as ft
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,18 @@ def _constant(device: int, content: bytes, dtype: str, shape: tuple[int, ...]) -
     return cupy.asarray(np.frombuffer(content, dtype).reshape(shape))
 
 
+@ft.lru_cache(maxsize=256)
+def _filled(device: int, shape: tuple[int, ...], value: float, dtype: type) -> Any:
+    array = cupy.full(shape, value, dtype)
+    cupy.cuda.get_current_stream().synchronize()  # other streams will read it
+    return array
+
+
+@ft.lru_cache(maxsize=256)
+def _flag(device: int, thread: int) -> Any:
+    return cupy.zeros(1, np.int32)
+
+
 class CupyDevice:
     """One GPU, the current one; launches go to CuPy's current stream."""
 
@@ -54,6 +67,12 @@ class CupyDevice:
 
     def constant(self, values: np.ndarray) -> Any:
         return _constant(self.index, values.tobytes(), values.dtype.str, values.shape)
+
+    def filled(self, shape: tuple[int, ...], value: float, dtype: type) -> Any:
+        return _filled(self.index, shape, value, dtype)
+
+    def flag(self) -> Any:
+        return _flag(self.index, threading.get_ident())
 
     def function(self, file: str, kernel: str) -> Any:
         return self.compiled(sources.expanded(file), kernel)

@@ -40,10 +40,13 @@ from ..codes import (
 from ..noise import GUMBEL, LOGISTIC, NORMAL
 from ..user import Interrupted
 from . import solvers
-from .arrays import all_finite, apply_slope, has_nan
+from .arrays import all_finite, apply_slope, filled, has_nan
 from .calls import MAX_THREADS, WARP, Array, Call, Device, quads, template
 
-__all__ = ["Plan", "Sums", "all_finite", "apply_slope", "has_nan", "launch", "new_memo", "plan_for"]
+__all__ = [
+    "Plan", "Sums", "all_finite", "apply_slope", "filled", "has_nan", "launch", "new_memo",
+    "plan_for",
+]  # fmt: skip
 
 _BUSY = 2**18
 """Threads that keep a large GPU busy; with fewer samples than this, several threads share one."""
@@ -144,7 +147,8 @@ def launch(
     argmax = problem.oracle == "argmax"
     many = squares and operation == VALUE and (call.paired or not argmax)  # else y^2 = y
     counts = device.xp.zeros((call.rows, 1 + many, call.d), np.int64)
-    totals = device.xp.zeros((call.rows, *call.slots_and_size(operation, squares)), np.float64)
+    make = device.xp.empty if operation == VALUE else device.xp.zeros
+    totals = make((call.rows, *call.slots_and_size(operation, squares)), np.float64)
     if call.rows > 0:
         request = solvers.Request(operation, direction, mean, squares, solutions, counts, totals)
         if argmax:

@@ -17,6 +17,10 @@ template <class Team>
 constexpr int ONE_BY_ONE = Team::IS_WARP ? 2 : 8;
 constexpr int RADIX = 256;
 
+// What a thread needs, in a warp that has its coordinates in registers.
+template <class Team>
+constexpr int REGISTERS_OF_KEYS = Team::IS_WARP ? 128 : Team::REGISTERS;
+
 // The largest of the team's words, in every thread; `shared`, of a block, has room for one a warp.
 template <class Team, class Real>
 __device__ inline Word<Real> largest_of_team(Word<Real> word, Word<Real>* shared) {
@@ -139,7 +143,8 @@ __device__ inline void mark_by_bits(const Real* p, int d, int k, int* y) {
 
 // CAPACITY: coordinates of shared memory, for warps a power of two; for blocks also 0.
 template <class Draw, class Team, int CAPACITY, class Real = typename Draw::Real>
-__global__ void __launch_bounds__(Team::MAX_THREADS, SOLVING_BLOCKS<Draw, Team>)
+__global__ void __launch_bounds__(Team::MAX_THREADS,
+                                  SOLVING_BLOCKS<Draw, Team, REGISTERS_OF_KEYS<Team>>)
     topk(Rows<Real> rows, Wanted<Real> wanted, Workspace<Real> workspace, int k) {
     constexpr bool SHARED = CAPACITY > 0;
     alignas(16) __shared__ Real p[Team::TEAMS_OF_BLOCK][SHARED ? CAPACITY : 1];

@@ -1,8 +1,7 @@
 """A user's solver on a GPU: its function as device code, linked to ``user.cu``.
 
 Numba-CUDA (package ``numba-cuda``) compiles the function to PTX, NVRTC the kernel around it to PTX
-that leaves ``dpo_solve`` open, and nvJitLink joins the two to machine code. None needs a GPU, so
-tests do all of it; **not yet run on a GPU**. Two things differ from the CPU: arrays cannot be made
+that leaves ``dpo_solve`` open, and nvJitLink joins the two to machine code. Two things differ from the CPU: arrays cannot be made
 inside the function (declare a ``workspace``), and indices are not checked.
 """
 
@@ -10,6 +9,8 @@ from __future__ import annotations
 
 import functools as ft
 from typing import Any
+
+import numpy as np
 
 from ..user import Solver
 from . import sources
@@ -21,15 +22,24 @@ THREADS = 128
 
 
 def _numba_cuda() -> Any:
+    remedy = (
+        "pip install 'perturbed-optimizers[cuda13]' (cuda12 for CUDA 12), or pass arrays in CPU "
+        "memory"
+    )
     try:
+        import numba.cuda.np.arrayobj  # noqa: F401
         from numba import cuda
         from numba.cuda.extending import intrinsic  # noqa: F401, numba's own cuda is too old
     except ImportError:
         raise ImportError(
             "an oracle of your own runs on a GPU through numba-cuda, which is not installed: "
-            "pip install 'perturbed-optimizers[cuda13]' (cuda12 for CUDA 12), or pass arrays in "
-            "CPU memory"
+            + remedy
         ) from None
+    except AttributeError as error:  # numba-cuda 0.30 uses what NumPy 2.5 has removed
+        raise ImportError(
+            "an oracle of your own runs on a GPU through numba-cuda, and the one installed does "
+            f"not work with NumPy {np.__version__} ({error}): {remedy}"
+        ) from error
     return cuda
 
 

@@ -75,6 +75,12 @@ class Simulator:
     def constant(self, values: np.ndarray) -> np.ndarray:
         return values.copy()
 
+    def filled(self, shape: tuple[int, ...], value: float, dtype: type) -> np.ndarray:
+        return np.full(shape, value, dtype)
+
+    def flag(self) -> np.ndarray:
+        return np.zeros(1, np.int32)
+
     def function(self, file: str, kernel: str) -> Function:
         return Function(self, kernel, _library(self.folder / file, kernel, self.sanitize))
 

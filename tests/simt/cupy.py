@@ -138,6 +138,12 @@ class Device:
             self._constants[content] = self.xp.asarray(values)
         return self._constants[content]
 
+    def filled(self, shape: tuple[int, ...], value: float, dtype: type) -> ndarray:
+        return self.xp.full(shape, value, dtype)
+
+    def flag(self) -> ndarray:
+        return self.xp.zeros(1, np.int32)
+
     def function(self, file: str, kernel: str):
         return _launcher(self.simulator.function(file, kernel))
 

@@ -37,6 +37,12 @@ class Hardware:
     def constant(self, values: np.ndarray) -> np.ndarray:
         return values.copy()
 
+    def filled(self, shape: tuple[int, ...], value: float, dtype: type) -> np.ndarray:
+        return np.full(shape, value, dtype)
+
+    def flag(self) -> np.ndarray:
+        return np.zeros(1, np.int32)
+
     def function(self, file: str, kernel: str):
         text = sources.expanded(file, self.folder)
         return self._launcher(kernel, self.device.compiled(text, kernel))
