@@ -1,8 +1,9 @@
 """A user's solver on a GPU: its function as device code, linked to ``user.cu``.
 
 Numba-CUDA (package ``numba-cuda``) compiles the function to PTX, NVRTC the kernel around it to PTX
-that leaves ``dpo_solve`` open, and nvJitLink joins the two to machine code. Two things differ from the CPU: arrays cannot be made
-inside the function (declare a ``workspace``), and indices are not checked.
+that leaves ``dpo_solve`` open, and nvJitLink joins the two to machine code. Two things differ from
+the CPU: arrays cannot be made inside the function (declare a ``workspace``), and indices are not
+checked.
 """
 
 from __future__ import annotations
