@@ -14,6 +14,8 @@ if not _os.path.isdir(_os.path.join(_here, "kernels")):
     # Imported from a checkout, where kernels/ and validation/ lie beside this folder, not in it.
     __path__.append(_os.path.dirname(_here))
 
+from ._arrays import get_device_checks as get_device_checks
+from ._arrays import set_device_checks as set_device_checks
 from ._black_box import PerturbedFunction as PerturbedFunction
 from ._black_box import perturbed as perturbed
 from ._check_oracle import check_oracle as check_oracle

@@ -65,7 +65,7 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
         raise ValueError(f"{name} may have at most 2**31 - 1 coordinates an instance, got {d}")
     batch = array.shape[:-event_ndim]
     rows = namespace(array).ascontiguousarray(array).reshape(math.prod(batch), d)
-    if _checks(rows).has_nan(rows):
+    if _has_nan(rows):
         row, column = np.argwhere(np.isnan(as_host(rows)))[0]
         raise ValueError(
             f"{name} contains NaN, first at row {row}, coordinate {column} (rows are all leading "
@@ -82,9 +82,37 @@ def _host_checks():
     return checks
 
 
-def _checks(rows: Any):
-    """What looks for NaN and infinity, where the array is."""
-    return _host_checks() if is_host(rows) else kernels(rows)
+_device_checks = True
+
+
+def set_device_checks(enabled: bool) -> None:
+    """Whether scores and directions on a GPU are searched for NaN and infinity (the default).
+
+    Every call then waits until the GPU has reached it, to know. Without, calls only enqueue work,
+    as torch's own do, and what they return for NaN means nothing. Raises ``TypeError`` unless
+    ``enabled`` is True or False. Arrays on the CPU are always searched.
+    """
+    global _device_checks
+    if not isinstance(enabled, bool):
+        raise TypeError(f"enabled must be True or False, got {enabled!r}")
+    _device_checks = enabled
+
+
+def get_device_checks() -> bool:
+    """What ``set_device_checks`` was told last."""
+    return _device_checks
+
+
+def _has_nan(rows: Any) -> bool:
+    if is_host(rows):
+        return _host_checks().has_nan(rows)
+    return _device_checks and kernels(rows).has_nan(rows)
+
+
+def _all_finite(rows: Any) -> bool:
+    if is_host(rows):
+        return _host_checks().all_finite(rows)
+    return not _device_checks or kernels(rows).all_finite(rows)
 
 
 def as_companion(x: Any, name: str, like: Scores, of: str = "theta") -> np.ndarray:
@@ -102,7 +130,7 @@ def as_companion(x: Any, name: str, like: Scores, of: str = "theta") -> np.ndarr
             + ("; for class labels pass one-hot rows" if name == "y_true" else "")
         ) from None
     rows = _contiguous(array, like.rows.dtype).reshape(like.rows.shape)
-    if not _checks(rows).all_finite(rows):
+    if not _all_finite(rows):
         raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from dpo.kernels import codes, noise, sobol
 from dpo.kernels.cpu import launch
 
@@ -96,3 +97,12 @@ def grid(height, width, neighbors=8, rows=1, source=0, target=-1, min_cost=0.0):
     return codes.Problem(
         "grid_path", (height, width, neighbors, bits), places, True, homogeneous=min_cost == 0
     )
+
+
+def require_numba_cuda():
+    """Skip where users' oracles cannot be compiled for a GPU."""
+    pytest.importorskip("numba_cuda")
+    try:
+        import numba.cuda.np.arrayobj  # noqa: F401
+    except AttributeError as error:
+        pytest.skip(f"numba-cuda does not work with this NumPy: {error}")

@@ -6,6 +6,7 @@ Values and everything else must be the CPU's: bit for bit where launches promise
 
 from __future__ import annotations
 
+import gc
 import itertools as it
 import sys
 import types
@@ -21,7 +22,7 @@ from dpo.kernels.cuda.launch import Plan, launch
 from dpo.kernels.exact.codes import JACOBIAN as EXACT_JACOBIAN
 from dpo.kernels.exact.codes import SECOND
 from dpo.kernels.noise import NORMAL
-from helpers import draws
+from helpers import draws, require_numba_cuda
 
 import dpo
 from dpo import _device
@@ -127,7 +128,7 @@ def test_exact_expectations(cupy, oracle, noise):
 
 def test_an_oracle_of_ones_own(cupy):
     if hasattr(cupy, "get_default_memory_pool"):
-        pytest.importorskip("numba_cuda")
+        require_numba_cuda()
     theta, v = scores(dpo.Argmax())
     layer = dpo.Perturbed(user_oracles.fitting_interval(6, 2), num_samples=24)
     on_device = cupy.asarray(theta)
@@ -194,11 +195,34 @@ def test_bad_input_gets_the_cpus_errors(cupy):
     assert layer(cupy.asarray(np.empty((0, 3))), seed=0).shape == (0, 3)
 
 
+def test_without_checks_nothing_waits_for_the_device(cupy):
+    """And what is right stays right."""
+    theta, v = scores(dpo.Argmax())
+    layer, bad = dpo.Perturbed(num_samples=40), np.full((2, 3), np.nan, np.float32)
+    assert dpo.get_device_checks()
+    with pytest.raises(TypeError, match="enabled must be True or False, got 0"):
+        dpo.set_device_checks(0)
+    moved = cupy.asarray(theta), cupy.asarray(v)
+    dpo.set_device_checks(False)
+    try:
+        simt.cupy.COPIES.clear()
+        value, product = layer(moved[0], seed=0), layer.vjp(*moved, seed=0)
+        assert "from the device" not in simt.cupy.COPIES
+        assert layer(cupy.asarray(bad), seed=0).shape == (2, 3)
+        with pytest.raises(ValueError, match="NaN"):
+            layer(bad, seed=0)
+    finally:
+        dpo.set_device_checks(True)
+    equal(value, layer(theta, seed=0), exactly=True)
+    equal(product, layer.vjp(theta, v, seed=0))
+
+
 @contextmanager
 def room_for(cupy, arrays):
     """In which the device has memory for so many more small arrays only."""
     if hasattr(cupy, "get_default_memory_pool"):
         pool = cupy.get_default_memory_pool()
+        gc.collect()  # what an error before has kept
         pool.free_all_blocks()
         pool.set_limit(size=pool.total_bytes() + 512 * arrays)
         try:
@@ -288,6 +312,8 @@ def path_launch(device, costs):
 
 def user_launch(device, scores_, oracle=user_oracles.argmax):
     """A user's oracle, likewise."""
+    if not hasattr(device.simulator, "seed"):  # a GPU in the simulator's place
+        require_numba_cuda()
     xp = device.xp
     problem = oracle.problem(scores_.shape)
     bound = problem.solver._replace(shared=xp.asarray(problem.solver.shared))

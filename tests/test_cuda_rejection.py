@@ -136,7 +136,7 @@ def test_decisions_of_any_row(scores, name, epsilon, depth):
 
 @pytest.mark.parametrize("d, rejects", [(50, False), (130, True)])
 def test_plans_reject_where_it_pays(family, d, rejects):
-    theta = adversarial_scores(64, d, np.float32)
+    theta = adversarial_scores(256, d, np.float32)
     noise, epsilon, device = draws(family, 33), temperatures(theta, 0.5), simt.Simulator()
     counts = cuda.launch(Problem(), theta, epsilon, noise, device=device).counts
     assert (counts == cpu.launch(Problem(), theta, epsilon, noise).counts).all()

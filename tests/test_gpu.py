@@ -11,7 +11,7 @@ import pytest
 import user_oracles
 from dpo.kernels.codes import JACOBIAN, JVP, MAXIMUM, MOMENTS, VALUE, VJP, Problem
 from dpo.kernels.cuda.launch import launch
-from helpers import draws
+from helpers import draws, require_numba_cuda
 
 import dpo
 
@@ -115,7 +115,7 @@ def test_transforms(layer):
 
 
 def test_a_users_oracle():
-    pytest.importorskip("numba_cuda")
+    require_numba_cuda()
     layer = dpo.Perturbed(user_oracles.fitting_interval(6, 2), num_samples=64)
     theta, v = scores(layer, rows=2)
     on_cpu = value_and_gradient(lambda x: layer(x, seed=7), theta, v)

@@ -1,6 +1,7 @@
 """Every kernel that the other parts run, compiled by many processes at once.
 
-CuPy keeps what it compiles on disk, so that a process that is timed, or watched, has only to load.
+CuPy and torch.compile keep what they compile on disk, so that a process that is timed, or watched,
+has only to load.
 """
 
 from __future__ import annotations
@@ -29,17 +30,20 @@ class Untimed(devices.Gpu):
 
 def jobs() -> list[Job]:
     """The longest first."""
-    rows = len(list(timing.our_cases(tiny=False)))
+    peers = (("torch.compile", k) for k in range(len(timing.peer_cases(tiny=False))))
     sizes = it.product(("full", "small"), range(SLICES))
-    return [*sizes, *(("timing", k) for k in range(rows))]
+    ours = (("timing", k) for k in range(len(list(timing.our_cases(tiny=False)))))
+    return [*peers, *sizes, *ours]
 
 
 def run(job: Job) -> None:
     name, k = job
     machine = Untimed()
     if name == "timing":
-        for _ in timing.our_rows(machine, False, k):
-            pass
+        list(timing.our_rows(machine, False, k))
+        return
+    if name == "torch.compile":
+        list(timing.torch_rows(machine, False, compiled=True, cases=slice(k, k + 1)))
         return
     for case in it.islice(equality.cases(name), k, None, SLICES):
         case.run(equality.cuda.launch, machine.xp)

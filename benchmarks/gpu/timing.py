@@ -22,6 +22,8 @@ LITTLE = 0.05
 ARGMAX = [(128, 10, 1000), (128, 1000, 1000), (4, 32000, 64)]
 RANKS = (128, 100, 1000)
 TINY = [(2, 10, 32)]
+EVERY = slice(None)
+"""Of the cases."""
 
 Steps = dict[str, Step]
 Peak = Callable[[Step], int | None]
@@ -134,11 +136,12 @@ def layers(machine: Machine) -> Iterator[dict[str, Any]]:
         def both(seed: int, layer: Any = layer, theta: Any = theta, v: Any = v) -> Any:
             return torch.autograd.grad(layer(theta, seed=seed), theta, v)
 
-        steps = {"value and vjp": both}
-        shape = rows, d, num_samples
-        yield from measured(
-            machine, "argmax", shape, "dpo portable, torch layer", steps, machine.peak_bytes
-        )
+        steps, shape = {"value and vjp": both}, (rows, d, num_samples)
+        for name, checks in [("torch layer", True), ("torch layer, no checks", False)]:
+            dpo.set_device_checks(checks)
+            contender = f"dpo portable, {name}"
+            yield from measured(machine, "argmax", shape, contender, steps, machine.peak_bytes)
+        dpo.set_device_checks(True)
 
 
 def warm_starts(
@@ -192,7 +195,9 @@ def torch_steps(theta: Any, num_samples: int, compiled: bool) -> Steps:
     return {name: lambda seed, step=step: step() for name, step in made.items()}
 
 
-def torch_rows(machine: Machine, tiny: bool, compiled: bool = False) -> Iterator[dict[str, Any]]:
+def torch_rows(
+    machine: Machine, tiny: bool, compiled: bool = False, cases: slice = EVERY
+) -> Iterator[dict[str, Any]]:
     import torch
 
     def peak(step: Step) -> int | None:
@@ -209,7 +214,7 @@ def torch_rows(machine: Machine, tiny: bool, compiled: bool = False) -> Iterator
 
     yield from peer_rows(
         machine, tiny, "torch.compile" if compiled else "torch eager",
-        lambda theta, m: torch_steps(torch.from_dlpack(theta).clone(), m, compiled), peak,
+        lambda theta, m: torch_steps(torch.from_dlpack(theta).clone(), m, compiled), peak, cases,
     )  # fmt: skip
 
 
@@ -282,14 +287,19 @@ def jax_rows(machine: Machine, tiny: bool) -> Iterator[dict[str, Any]]:
         yield from measured(machine, "argmax", shape, name, steps_of_ours, peak)
 
 
+def peer_cases(tiny: bool) -> list[tuple[str, tuple[int, int, int], dict[str, str]]]:
+    """Oracle, shape, and which of a peer's steps are what work."""
+    both = {work: work for work in ("value", "value and vjp")}
+    ranks = "ranks", TINY[0] if tiny else RANKS, {"value": "ranks"}
+    return [*(("argmax", shape, both) for shape in (TINY if tiny else ARGMAX)), ranks]
+
+
 def peer_rows(
-    machine: Machine, tiny: bool, name: str, make: Callable[[Any, int], Steps], peak: Peak
-) -> Iterator[dict[str, Any]]:
-    """Argmax and ranks; one contender has the process for itself."""
-    for shape in TINY if tiny else ARGMAX:
-        steps = make(scores(machine, *shape[:2]), shape[2])
-        of_argmax = {work: steps[work] for work in ("value", "value and vjp")}
-        yield from measured(machine, "argmax", shape, name, of_argmax, peak)
-    shape = TINY[0] if tiny else RANKS
-    steps = {"value": make(scores(machine, *shape[:2]), shape[2])["ranks"]}
-    yield from measured(machine, "ranks", shape, name, steps, peak)
+    machine: Machine, tiny: bool, name: str, make: Callable[[Any, int], Steps], peak: Peak,
+    cases: slice = EVERY,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """One contender has the process for itself."""
+    for oracle, shape, works in peer_cases(tiny)[cases]:
+        found = make(scores(machine, *shape[:2]), shape[2])
+        steps = {work: found[step] for work, step in works.items()}
+        yield from measured(machine, oracle, shape, name, steps, peak)
