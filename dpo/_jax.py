@@ -137,7 +137,7 @@ def _handlers():
 
 
 def _on_gpu(context, *operands, spec: Spec):
-    """CUDA kernels on XLA's stream. Not yet run on a GPU."""
+    """CUDA kernels on XLA's stream."""
     return mlir.lower_fun(_in_buffers, multiple_results=True)(context, *operands, spec=spec)
 
 

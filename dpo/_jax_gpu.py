@@ -5,7 +5,7 @@ buffers where they are, kernels are launched on the stream, and results are writ
 program goes on without waiting for them. The host waits once, to read the seed and the offsets,
 which travel to kernels as arguments. Half precision is converted by XLA, on the way in and out.
 
-Not yet run on a GPU: tested on the simulator of the CUDA kernels, with buffers of the CPU.
+Without a GPU it is tested on the simulator of the CUDA kernels, with buffers of the CPU.
 """
 
 from __future__ import annotations

@@ -126,3 +126,32 @@ def test_our_times_of_a_dry_run(script, tmp_path):
     assert first["contender"] == "dpo fast" and first["milliseconds"] > 0
     script.note(tmp_path, "dpo", first)
     assert script.write_report(tmp_path)[0]["work"] == "argmax value B=2 d=10 M=32"
+
+
+NCU = """==PROF== Connected to process 1
+"ID","Kernel Name","Grid Size","Metric Name","Metric Unit","Metric Value"
+"0","cupy_copy__float_float32","(1, 1, 1)","gpu__time_duration.sum","ns","1,632"
+"1","void prepare<Draw<float, 0, 0>>(T2 *, int)","(2, 1, 1)","gpu__time_duration.sum","ns","2,000"
+"1","void prepare<Draw<float, 0, 0>>(T2 *, int)","(2, 1, 1)","smsp__inst_executed.sum","inst","40"
+"2","void decide<Draw<float, 0, 0>, 0>(Rows<T3>)","(2, 1, 1)","gpu__time_duration.sum","ns","3,000"
+"3","cupy_copy__float_float32","(1, 1, 1)","gpu__time_duration.sum","ns","1,632"
+"4","void prepare<Draw<float, 0, 0>>(T2 *, int)","(2, 1, 1)","gpu__time_duration.sum","ns","7,000"
+"""
+
+
+def test_what_nsight_compute_counts_is_told_apart_by_launches(script):
+    counters = script.counters
+    rows = list(counters.read(NCU, tiny=True))
+    assert [row["kernel"] for row in rows] == ["prepare", "decide", "prepare"]
+    titles = [title for title, *_ in counters.launches(tiny=True)]
+    assert [row["launch"] for row in rows] == [titles[0], titles[0], titles[1]]
+    assert counters.seconds(rows) == pytest.approx({titles[0]: 5e-6, titles[1]: 7e-6})
+    assert counters.instructions_a_coordinate(rows[0]) == 32 * 40 / (2 * 10 * 32)
+
+
+def test_launches_have_one_kernel_each_that_prepares(script):
+    """By which what is counted is told apart."""
+    place = script.devices.Simulated()
+    script.counters.run(place, tiny=True)
+    prepared = [kernel for kernel in place.kernels.launches if kernel.startswith("prepare")]
+    assert len(prepared) == len(list(script.counters.launches(tiny=True)))

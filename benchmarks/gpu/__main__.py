@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import compilation, devices, equality, report, timing
+from . import compilation, counters, devices, equality, report, timing
 
 Result = dict[str, Any]
 
@@ -84,6 +84,17 @@ def small(setting: Setting) -> Iterator[Result]:
     for case in equality.cases("tiny" if setting.dry_run else "small"):
         case.run(equality.cuda.launch, place.xp, device=place.kernels)
     yield {}
+
+
+def counted(setting: Setting) -> Iterator[Result]:
+    """Every kernel of the launches that are timed, by Nsight Compute."""
+    if shutil.which("ncu") is None:
+        yield {"said": "ncu is not installed"}
+        return
+    out = run([*counters.COMMAND, *setting.command("launches")])
+    yield from counters.read(out.stdout)
+    if out.returncode:
+        yield {"said": tail(out)}
 
 
 def sanitized(tool: str) -> Callable[[Setting], Iterator[Result]]:
@@ -148,6 +159,7 @@ PARTS = {
     "torch.compile": Part(
         100, lambda setting: timing.torch_rows(setting.machine, setting.dry_run, compiled=True)
     ),
+    "kernels": Part(60, counted),
     "code": Part(60, code, alone=False),
     "equality": Part(200, compared, alone=False),
     "memcheck": Part(200, sanitized("memcheck"), alone=False),
@@ -173,6 +185,9 @@ def note(out: Path, part: str, result: Result) -> None:
 
 
 def run_part(part: str, setting: Setting) -> None:
+    if part == "launches":
+        counters.run(setting.machine, setting.dry_run)
+        return
     function = small if part == "small" else PARTS[part].function
     for result in function(setting):
         if result:

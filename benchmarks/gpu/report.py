@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cuda_bounds import UNFUSED_BYTES, bound
+from .counters import instructions_a_coordinate, seconds
 
 Lines = list[dict[str, Any]]
 LARGE = "B=128 d=1000 M=1000"
@@ -78,6 +79,11 @@ def asked(lines: Lines) -> Iterator[str]:
         ("ranks, d = 100, portable over torch", 5, ratio(ranks, "dpo portable", "torch eager")),
         ("12 x 12 paths a second, portable", 2e7, found(grids, "dpo portable", "problems")),
     ]
+    by_kernels = seconds([line for line in lines if "nanoseconds" in line])
+    for precision, least in (("fast", 5e11), ("portable", 2e11)):
+        taken = by_kernels.get(f"{value}, {precision}")
+        work = f"argmax, {precision}, kernels alone"
+        wanted.append((work, least, 128e6 / taken if taken else None))
     if any(x is not None for _, _, x in wanted):
         yield "| | asked | found |"
         yield "|---|---|---|"
@@ -122,6 +128,20 @@ def times(lines: Lines) -> Iterator[str]:
         )
 
 
+def kernels(lines: Lines) -> Iterator[str]:
+    """What Nsight Compute counted."""
+    rows = [line for line in of_part(lines, "kernels") if "nanoseconds" in line]
+    if rows:
+        yield "| launch | kernel | us | instructions a coordinate | issued | warps | registers |"
+        yield "|---|---|---|---|---|---|---|"
+    for row in rows:
+        yield (
+            f"| {row['launch']} | {row['kernel']} | {row['nanoseconds'] / 1e3:.1f} "
+            f"| {instructions_a_coordinate(row):.1f} | {row['issue slots used, %']:.0f} % "
+            f"| {row['warps active, %']:.0f} % | {row['registers']:.0f} |"
+        )
+
+
 SECTIONS: dict[str, Callable[[Lines], Iterator[str]]] = {
     "Machine": machine,
     "Stopped": stopped,
@@ -129,6 +149,7 @@ SECTIONS: dict[str, Callable[[Lines], Iterator[str]]] = {
     "Asked and found": asked,
     "Bounds": bounds,
     "Times": times,
+    "Kernels": kernels,
 }
 
 
