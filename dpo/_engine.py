@@ -60,6 +60,15 @@ def _small_calls():
 MeanAndError = tuple[np.ndarray, np.ndarray]
 
 
+def _outer_bytes(rows: int, d: int) -> int:
+    return 8 * rows * d * (d + 1)
+
+
+def _is_small(memo_bytes: int, theta_bytes: int) -> bool:
+    """Whether what samples decided is kept for the gradient."""
+    return memo_bytes <= max(_MEMO_BYTES, theta_bytes)
+
+
 def kept_words(
     problem: Problem, epsilon: np.ndarray, draws: Draws, rows: int, d: int, dtype: np.dtype
 ) -> int:
@@ -74,11 +83,10 @@ def kept_words(
     if small.serves(problem, epsilon, draws, rows, d):
         return 0
     if d <= _SMALL:
-        return 2 * d * (d + 2) if 8 * rows * d * (d + 1) <= _OUTER_BYTES else 0
+        return 2 * d * (d + 2) if _outer_bytes(rows, d) <= _OUTER_BYTES else 0
     words = launch.memo_words(problem, epsilon, draws, d, dtype)
-    if words == 0 or 4 * rows * words > max(_MEMO_BYTES, rows * d * dtype.itemsize):
-        return 0
-    return 2 * d + words
+    keeps = words > 0 and _is_small(4 * rows * words, rows * d * dtype.itemsize)
+    return 2 * d + words if keeps else 0
 
 
 class Kept(NamedTuple):
@@ -218,17 +226,12 @@ class Sampler(NamedTuple):
     def _keeps(self) -> bool:
         """Whether there is something to keep that is small."""
         if self._by_jacobian:
-            return self._outer_bytes <= _OUTER_BYTES
+            return _outer_bytes(*self.theta.shape) <= _OUTER_BYTES
         memo = self._new_memo()
-        return memo is not None and memo.nbytes <= max(_MEMO_BYTES, self.theta.nbytes)
+        return memo is not None and _is_small(memo.nbytes, self.theta.nbytes)
 
     def _new_memo(self) -> np.ndarray | None:
         return kernels(self.theta).new_memo(self.problem, self.theta, self.epsilon, self.draws)
-
-    @property
-    def _outer_bytes(self) -> int:
-        rows, d = self.theta.shape
-        return 8 * rows * d * (d + 1)
 
     def kept_words(self) -> int:
         """How many words a row ``packed_forward`` returns; 0 where keeping them does not pay."""
@@ -335,7 +338,7 @@ class Sampler(NamedTuple):
     def _contract(self, v: np.ndarray, kept: Kept | None, weighting: int) -> np.ndarray:
         """``v^T sum (y - centre) s^T``, a block of rows at a time."""
         rows, d = v.shape
-        step = max(1, rows * _OUTER_BYTES // max(1, self._outer_bytes))
+        step = max(1, rows * _OUTER_BYTES // max(1, _outer_bytes(rows, d)))
         result = np.empty((rows, d))
         for first in range(0, rows, step):
             block = slice(first, first + step)

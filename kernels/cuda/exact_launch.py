@@ -147,7 +147,7 @@ def _check_spread(request: Request, failed: Array | None) -> None:
     """Wait for the device and raise, or note it there and let such rows do no work without end."""
     epsilon, device = request.epsilon, request.device
     if failed is not None:
-        far = epsilon.max(1, keepdims=True) > nodes._WIDEST * epsilon.min(1, keepdims=True)
+        far = epsilon.max(1, keepdims=True) > nodes.WIDEST * epsilon.min(1, keepdims=True)
         failed |= far.any()
         request.epsilon = device.xp.where(far, epsilon.max(1, keepdims=True), epsilon)
         return

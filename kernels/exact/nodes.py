@@ -28,17 +28,17 @@ from ..noise import FAMILIES, Family
 
 FINEST = 1 / 4096
 """Steps are multiples of it, so that nodes are exact in float32."""
-_WIDEST = 1e4
+WIDEST = 1e4
 """A row's largest temperature, over its smallest."""
 
 
 def check_spread(epsilon: Any) -> None:
     """Nodes as fine as the smallest temperature must reach as far as the largest."""
     spread = float((epsilon.max(1) / epsilon.min(1)).max())
-    if spread > _WIDEST:
+    if spread > WIDEST:
         raise ValueError(
             f"method='exact' is for rows whose temperatures differ by a factor of at most "
-            f"{_WIDEST:.0e}, got {spread:.1e}; use method='mc'"
+            f"{WIDEST:.0e}, got {spread:.1e}; use method='mc'"
         )
 
 
