@@ -95,9 +95,9 @@ class Perturbed:
     An instance is the last axis (the last two for grids), everything before it is batch. Arrays may
     be NumPy, CuPy, torch, JAX or have ``__dlpack__``, on the CPU or, with CuPy installed, on a CUDA
     GPU; results are of the same kind and dtype. torch results are differentiable, in ``theta`` and
-    ``epsilon``, under ``torch.compile`` and ``torch.func`` too. JAX's ``jit``, ``grad``, ``jvp``, ``vmap`` and ``shard_map`` apply to calls,
-    ``max`` and ``loss``, likewise. ``vmap`` gives each instance what it gives alone, so map over
-    seeds for independent noise.
+    ``epsilon``, under ``torch.compile`` and ``torch.func`` too. JAX's ``jit``, ``grad``, ``jvp``,
+    ``vmap`` and ``shard_map`` apply to calls, ``max`` and ``loss``, likewise. ``vmap`` gives each
+    instance what it gives alone, so map over seeds for independent noise.
 
     Every method takes ``seed``: an int, two uint32 words, a ``torch.Generator`` or a JAX key. The
     same seed gives the same noise in every method, so ``layer.vjp`` is the derivative that
