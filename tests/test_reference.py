@@ -243,6 +243,36 @@ def test_dropped_quads_never_matter(family, dtype, spread):
     assert (counts == np.bincount(expected[:, 0], minlength=5000)).all()
 
 
+@pytest.mark.parametrize("name", ["normal", "gumbel", "logistic", "student"])
+@pytest.mark.parametrize(
+    "rows, d, k, m", [(9, 403, 10, 70), (9, 300, 24, 9), (6, 60, 1, 4500), (2, 65600, 2, 33)]
+)
+def test_candidates_are_all_that_matters(name, dtype, rows, d, k, m):
+    """Top-k of few of many, with samples (of the last case) whose candidates are too few."""
+    problem, theta = Problem("topk", (k,)), adversarial_scores(rows, d, dtype)
+    epsilon, noise = temperatures(theta, 0.5), draws(name, m, sample_offset=3)
+    assert launch.is_sparse_topk(problem, epsilon, noise, d)
+    expected = reference.Pass(problem, theta, epsilon, noise)
+    memo = launch.new_memo(problem, theta, epsilon, noise)
+    counts = launch.launch(problem, theta, epsilon, noise, memo=memo).counts
+    np.testing.assert_array_equal(counts[:, 0], expected.counts()[:, 0])
+    squares = launch.launch(problem, theta, epsilon, noise, squares=True).counts
+    np.testing.assert_array_equal(squares, np.concatenate((counts, counts), axis=1))
+    v = np.random.default_rng(5).standard_normal((rows, d)).astype(dtype)
+    directed = dict(direction=v, mean=(counts[:, 0] / m).astype(dtype))
+    vjp = launch.launch(problem, theta, epsilon, noise, VJP, squares=True, **directed).totals
+    np.testing.assert_array_equal(vjp, expected.sums(VJP, v, directed["mean"]))
+    again = launch.launch(problem, theta, epsilon, noise, VJP, memo=memo, **directed).totals
+    np.testing.assert_array_equal(again[:, 0], vjp[:, 0])
+    # What another kernel computes on the same samples does not need the memo.
+    given = dict(weighting=SCALE_SCORE, **directed)
+    scaled = [
+        launch.launch(problem, theta, epsilon, noise, VJP, memo=x, **given).totals
+        for x in (None, memo)
+    ]
+    np.testing.assert_array_equal(*scaled)
+
+
 def test_ties_after_rounding_go_to_the_lowest_index(dtype):
     """Scores so large that noise is lost in rounding: exact ties that must not be dropped."""
     theta = np.full((1, 100), 1e9 if dtype == np.float32 else 1e18, dtype)

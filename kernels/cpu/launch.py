@@ -59,7 +59,8 @@ def launch(
     squares: bool = False,
     weighting: int = SCORE,
 ) -> Sums:
-    """One launch of ``argmax.py``, ``argmax_rows.py`` or ``fused.py``, whose docstrings define it.
+    """One launch of ``argmax.py``, ``argmax_rows.py``, ``topk_sparse.py`` or ``fused.py``, whose
+    docstrings define it.
 
     ``theta``, ``direction`` and ``mean`` are (rows, d), float32 or float64, all of one dtype, and
     ``epsilon`` is (rows, 1) or (rows, d), positive. ``memo``, made by ``new_memo``, is where VALUE
@@ -82,6 +83,10 @@ def launch(
     )
     if weighting == SCORE and solutions is None and is_plain(problem, epsilon, draws, operation):
         return _plain_argmax(call)
+    if is_sparse_topk(problem, epsilon, draws, theta.shape[1]):
+        if weighting == SCORE and solutions is None and operation in (VALUE, VJP):
+            return _sparse_topk(problem, call)
+        call = call._replace(memo=None)  # of another form
     try:
         return _fused(problem, call, weighting, solutions)
     except Interrupted:
@@ -142,12 +147,25 @@ def is_plain(problem: Problem, epsilon: np.ndarray, draws: Draws, operation: int
     )
 
 
+def is_sparse_topk(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int) -> bool:
+    """Whether values and VJPs of a top-k are for ``topk_sparse.py``."""
+    return (
+        problem.oracle == "topk"
+        and not problem.minimises
+        and draws.design == INDEPENDENT
+        and draws.num_samples > FEW
+        and not draws.multiplicative
+        and epsilon.shape[1] == 1
+        and _module("topk_sparse").serves(problem.options[0], d)
+    )
+
+
 def new_memo(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws):
     """Room for what every sample decided; None where solutions have no short form."""
     rows, d = theta.shape
     if is_plain(problem, epsilon, draws, VJP):
         return np.empty((rows, draws.num_samples), np.int32)
-    words = words_of_a_solution(problem, d, theta.dtype)
+    words = _words(problem, epsilon, draws, d, theta.dtype)
     if words == 0:
         return None
     few = draws.num_samples <= FEW
@@ -160,7 +178,14 @@ def memo_words(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int, dtyp
     if is_plain(problem, epsilon, draws, VJP):
         return draws.num_samples
     groups = -(-draws.num_samples // LANES)
-    return groups * LANES * words_of_a_solution(problem, d, dtype)
+    return groups * LANES * _words(problem, epsilon, draws, d, dtype)
+
+
+def _words(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int, dtype) -> int:
+    """Words of a solution in the memo of these samples."""
+    if is_sparse_topk(problem, epsilon, draws, d):
+        return _module("topk_sparse").memo_words(problem.options[0], d)
+    return words_of_a_solution(problem, d, dtype)
 
 
 def words_of_a_solution(problem: Problem, d: int, dtype) -> int:
@@ -181,11 +206,10 @@ def _plain_argmax(call: _Call) -> Sums:
     counts = np.zeros((rows * parts, d), np.int64)
     sums = np.zeros((rows * parts, slots, size), np.float64)
     decided = np.empty((0, 0), np.int32) if call.memo is None else call.memo
-    epsilons = np.ones(rows + LANES, call.theta.dtype)
-    epsilons[:rows] = call.epsilon[:, 0]
     operands = (
-        operation, call.squares, call.theta, epsilons, call.family, call.key, num_samples,
-        call.draws.sample_offset, call.row_ids, call.direction, call.mean, decided, counts, sums,
+        operation, call.squares, call.theta, _padded_epsilons(call), call.family, call.key,
+        num_samples, call.draws.sample_offset, call.row_ids, call.direction, call.mean, decided,
+        counts, sums,
     )  # fmt: skip
     if by_rows:
         num_tasks = -(-rows // LANES)
@@ -201,6 +225,34 @@ def _plain_argmax(call: _Call) -> Sums:
 
     run_tasks(tasks, num_tasks, rows * num_samples * d)
     return _joined(counts[:, None], sums, parts)
+
+
+# ------------------------------------------------------------------------------ the sparse top-k
+
+
+def _sparse_topk(problem: Problem, call: _Call) -> Sums:
+    rows, d = call.theta.shape
+    num_samples, operation = call.draws.num_samples, call.operation
+    slots, size = 2 if call.squares else 1, d if operation == VJP else 0
+    parts = call.parts(slots, size)
+    counts = np.zeros((rows * parts, d), np.int64)
+    sums = np.zeros((rows * parts, slots, size), np.float64)
+    memo = np.empty((0, 0, 0), np.int32) if call.memo is None else call.memo
+    topk = _module("topk_sparse")
+    operands = (
+        operation, call.squares, problem.options[0], call.theta, _padded_epsilons(call),
+        call.family, call.key, num_samples, call.draws.sample_offset, call.row_ids, call.direction,
+        call.mean, memo, counts, sums,
+    )  # fmt: skip
+
+    def tasks(begin: int, end: int) -> None:
+        topk.run(begin, end, parts, *operands)
+
+    run_tasks(tasks, rows * parts, topk.NS_PER_COORDINATE * rows * num_samples * d)
+    counts = counts[:, None]
+    if call.squares and operation == VALUE:
+        counts = np.concatenate((counts, counts), axis=1)  # a one is its own square
+    return _joined(counts, sums, parts)
 
 
 # ------------------------------------------------------------------------------ every other solver
@@ -291,6 +343,13 @@ def _joined(counts: np.ndarray, sums: np.ndarray, parts: int) -> Sums:
         for k in range(parts):
             sums += strands[:, k]
     return Sums(counts, sums)
+
+
+def _padded_epsilons(call: _Call) -> np.ndarray:
+    """A temperature a row, long enough to load whole blocks of lanes."""
+    epsilons = np.ones(len(call.theta) + LANES, call.theta.dtype)
+    epsilons[: len(call.theta)] = call.epsilon[:, 0]
+    return epsilons
 
 
 def padded_row_ids(draws: Draws, rows: int) -> np.ndarray:

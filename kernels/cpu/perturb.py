@@ -253,6 +253,18 @@ def is_race(family):
     return is_family(family, GUMBEL)
 
 
+@jitable
+def perturb_tile(theta, epsilon, at, family, samples, row, key, p):
+    """``p[at + i] = theta_i + eps z_i``, all coordinates of a tile."""
+    for i in range(0, theta.size, 4):
+        q = i // 4
+        w = noise_words(q, samples, row, key)
+        z = quantiles(family, p, w, refine_words(p, w, q, samples, row, key), theta.size - i)
+        for r in range(4):
+            if i + r < theta.size:
+                store(p, (at + i + r) * LANES, fma(z[r], epsilon, theta[i + r]))
+
+
 # ------------------------------------------------------------------------- a block of thirty-two
 
 

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..bits import fma, select
+from ..bits import select
 from ..codes import Draws, Problem
 from ..noise import GUMBEL
 from . import argmax_rows, topk
@@ -38,7 +38,7 @@ from ._jit import jitable, kernel
 from .accumulate import CHUNK, STRANDS, add_scores
 from .argmax import TILE, perturbed_values, prepare, winners
 from .launch import compiled_family, compiled_key, compiled_layout, padded_row_ids
-from .perturb import consecutive, noise_words, quantiles, refine_words
+from .perturb import consecutive, perturb_tile
 from .simd import LANES, lane_array, lane_bits, load, lowest_bit, store
 from .threads import get_num_threads, run_tasks
 
@@ -125,18 +125,6 @@ def perturbed_at(
 
 
 # ----------------------------------------------------------------------------------------- top-k
-
-
-@jitable
-def perturb_tile(theta, epsilon, at, family, samples, row, key, p):
-    """``p[at + i] = theta_i + eps z_i``, all coordinates of a tile."""
-    for i in range(0, theta.size, 4):
-        q = i // 4
-        w = noise_words(q, samples, row, key)
-        z = quantiles(family, p, w, refine_words(p, w, q, samples, row, key), theta.size - i)
-        for r in range(4):
-            if i + r < theta.size:
-                store(p, (at + i + r) * LANES, fma(z[r], epsilon, theta[i + r]))
 
 
 @jitable
