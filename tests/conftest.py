@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import simt
+from helpers import ON_GPU
 
 import dpo
 
-if os.environ.get("DPO_TEST_GPU"):
+if ON_GPU:
     from simt.hardware import Hardware
 
     simt.Simulator = Hardware
@@ -35,9 +34,8 @@ def threads():
 
 
 def pytest_collection_modifyitems(items):
-    """On a GPU, all but what is about the simulator itself."""
-    if os.environ.get("DPO_TEST_GPU"):
-        skip = pytest.mark.skip(reason="about the simulator itself")
+    """On a GPU, all but what is about the simulator itself, or makes arrays in an oracle."""
+    if ON_GPU:
         for item in items:
-            if item.get_closest_marker("simulator"):
-                item.add_marker(skip)
+            if item.get_closest_marker("simulator") or "user-ranks" in item.name:
+                item.add_marker(pytest.mark.skip(reason="not for a GPU"))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from dpo.kernels import codes, noise, sobol
 from dpo.kernels.cpu import launch
 
 import dpo
+
+ON_GPU = bool(os.environ.get("DPO_TEST_GPU"))
+"""Whether a GPU takes the place of the simulator (``simt/hardware.py``)."""
 
 FAMILIES = {
     "normal": noise.NORMAL,

@@ -22,7 +22,7 @@ from dpo.kernels.cuda.launch import Plan, launch
 from dpo.kernels.exact.codes import JACOBIAN as EXACT_JACOBIAN
 from dpo.kernels.exact.codes import SECOND
 from dpo.kernels.noise import NORMAL
-from helpers import draws, require_numba_cuda
+from helpers import ON_GPU, draws, require_numba_cuda
 
 import dpo
 from dpo import _device
@@ -312,7 +312,7 @@ def path_launch(device, costs):
 
 def user_launch(device, scores_, oracle=user_oracles.argmax):
     """A user's oracle, likewise."""
-    if not hasattr(device.simulator, "seed"):  # a GPU in the simulator's place
+    if ON_GPU:
         require_numba_cuda()
     xp = device.xp
     problem = oracle.problem(scores_.shape)

@@ -60,17 +60,10 @@ class Arrays:
         return result
 
 
-class Simulator:
-    """A device to launch on; ``seed`` orders the threads."""
+class OnHost:
+    """What a device does besides launching, with arrays of NumPy's."""
 
     capturing = False
-
-    def __init__(self, seed: int = 0, sanitize: bool = False, folder: Path = KERNELS):
-        self.xp = Arrays()
-        self.seed = seed
-        self.sanitize = sanitize
-        self.folder = folder
-        self.launches: list[str] = []
 
     def constant(self, values: np.ndarray) -> np.ndarray:
         return values.copy()
@@ -80,6 +73,17 @@ class Simulator:
 
     def flag(self) -> np.ndarray:
         return np.zeros(1, np.int32)
+
+
+class Simulator(OnHost):
+    """A device to launch on; ``seed`` orders the threads."""
+
+    def __init__(self, seed: int = 0, sanitize: bool = False, folder: Path = KERNELS):
+        self.xp = Arrays()
+        self.seed = seed
+        self.sanitize = sanitize
+        self.folder = folder
+        self.launches: list[str] = []
 
     def function(self, file: str, kernel: str) -> Function:
         return Function(self, kernel, _library(self.folder / file, kernel, self.sanitize))

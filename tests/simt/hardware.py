@@ -16,13 +16,11 @@ import pytest
 from dpo.kernels.cuda import sources
 from dpo.kernels.cuda.calls import Record
 
-from . import KERNELS, Arrays
+from . import KERNELS, Arrays, OnHost
 
 
-class Hardware:
+class Hardware(OnHost):
     """CuPy's current GPU, with ``Simulator``'s arguments; the order of threads is its own."""
-
-    capturing = False
 
     def __init__(self, seed: int = 0, sanitize: bool = False, folder: Path = KERNELS):
         if sanitize:
@@ -33,15 +31,6 @@ class Hardware:
         self.folder = folder
         self.device = current()
         self.launches: list[str] = []
-
-    def constant(self, values: np.ndarray) -> np.ndarray:
-        return values.copy()
-
-    def filled(self, shape: tuple[int, ...], value: float, dtype: type) -> np.ndarray:
-        return np.full(shape, value, dtype)
-
-    def flag(self) -> np.ndarray:
-        return np.zeros(1, np.int32)
 
     def function(self, file: str, kernel: str):
         text = sources.expanded(file, self.folder)
