@@ -122,6 +122,8 @@ def noise_data(draws: Draws, dtype: type) -> np.ndarray | None:
 class Call:
     """A problem's rows and samples on the device, and a method for each shared kernel."""
 
+    scores: Array | None = None
+    """What decisions compare, once prepared."""
     failed: Array | None = None
     """Where kernels note that a sample has no solution, if the caller looks itself."""
     warm_start: bool | None = None

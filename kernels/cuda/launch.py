@@ -147,7 +147,8 @@ def launch(
     argmax = problem.oracle == "argmax"
     many = squares and operation == VALUE and (call.paired or not argmax)  # else y^2 = y
     counts = device.xp.zeros((call.rows, 1 + many, call.d), np.int64)
-    make = device.xp.empty if operation == VALUE else device.xp.zeros
+    written = operation == VALUE or call.parts > 1  # whole, by the kernel that joins strands
+    make = device.xp.empty if written else device.xp.zeros
     totals = make((call.rows, *call.slots_and_size(operation, squares)), np.float64)
     if call.rows > 0:
         request = solvers.Request(operation, direction, mean, squares, solutions, counts, totals)
@@ -234,11 +235,13 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
     kind = _kind(call, operation)
     if plan is None:
         plan = plan_for(call.rows, call.d, call.num_samples)._replace(depth=_depth(call, kind))
-    call.prepare(kind, plan.depth)
+    decides = operation != VJP or memo is None
+    if decides or call.per_coordinate:
+        call.prepare(kind, plan.depth if decides else None)
     winners = memo
     if winners is None and (operation != VALUE or request.solutions is not None):
         winners = xp.empty((call.rows, call.num_samples), np.int32)
-    if operation != VJP or memo is None:
+    if decides:
         _decide(call, kind, winners, request.counts, plan)
     if request.solutions is not None:
         problems = call.rows * call.num_samples
@@ -250,7 +253,7 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
     strands = call.strands(request.totals)
     draw = call.draw(call.noise_kind)
     if operation == VJP:
-        if memo is None:
+        if decides:
             request.counts[...] = 0
         weights = xp.empty((call.rows, call.num_samples), call.dtype)
         v, mean = map(xp.ascontiguousarray, (request.direction, request.mean))
