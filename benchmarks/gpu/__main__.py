@@ -78,12 +78,11 @@ def compared(setting: Setting) -> Iterator[Result]:
     yield from equality.compare(setting.machine, size, setting.expected)
 
 
-def small(setting: Setting) -> Iterator[Result]:
+def small(setting: Setting) -> None:
     """One launch of every kernel, for compute-sanitizer to watch."""
     place = setting.machine
     for case in equality.cases("tiny" if setting.dry_run else "small"):
         case.run(equality.cuda.launch, place.xp, device=place.kernels)
-    yield {}
 
 
 def counted(setting: Setting) -> Iterator[Result]:
@@ -169,6 +168,11 @@ PARTS = {
     "tests": Part(240, tested, alone=False),
 }
 """In order of what should be known if time is short."""
+WATCHED = {
+    "small": small,
+    "launches": lambda setting: counters.run(setting.machine, setting.dry_run),
+}
+"""What other programs watch; nothing is noted of it."""
 
 
 # ---------------------------------------------------------------------------------------- one part
@@ -185,11 +189,10 @@ def note(out: Path, part: str, result: Result) -> None:
 
 
 def run_part(part: str, setting: Setting) -> None:
-    if part == "launches":
-        counters.run(setting.machine, setting.dry_run)
+    if part in WATCHED:
+        WATCHED[part](setting)
         return
-    function = small if part == "small" else PARTS[part].function
-    for result in function(setting):
+    for result in PARTS[part].function(setting):
         if result:
             note(setting.out, part, result)
 
