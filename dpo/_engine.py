@@ -313,11 +313,11 @@ class Sampler(NamedTuple):
 
     def _with_slope(self, totals, weighting: int):
         """A VJP from its sums, on a GPU: one kernel in place of the ten of the same formula."""
-        draws, sign = self.draws, self.sign
-        if weighting == SCALE_SCORE:
-            draws, sign = draws._replace(multiplicative=False), 1.0
+        of_scale = weighting == SCALE_SCORE
+        sign = 1.0 if of_scale else self.sign
+        multiplicative = self.draws.multiplicative and not of_scale
         apply = kernels(self.theta).apply_slope
-        return apply(totals, self._divisor, self.theta, self.epsilon, draws, sign)
+        return apply(totals, self._divisor, self.theta, self.epsilon, sign, multiplicative)
 
     @staticmethod
     def _no_error(shape: tuple[int, ...]) -> np.ndarray:

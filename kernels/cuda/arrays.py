@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..codes import Draws
 from .calls import MAX_THREADS, Array, Device, template
 
 _FILE = "arrays.cu"
@@ -52,8 +51,8 @@ def apply_slope(
     divisor: int,
     theta: Array,
     epsilon: Array,
-    draws: Draws,
     sign: float,
+    multiplicative: bool,
     device: Device | None = None,
 ) -> Array:
     """``sums / divisor`` times ``d location / d theta / eps``, (rows, d) float64.
@@ -65,7 +64,7 @@ def apply_slope(
     rows, d = theta.shape
     result = device.xp.empty((rows, d), np.float64)
     if rows > 0:
-        kernel = template("apply_slope", _REALS[theta.dtype.name], draws.multiplicative)
+        kernel = template("apply_slope", _REALS[theta.dtype.name], multiplicative)
         row_of_sums, columns = np.int64(sums.shape[1] * d), np.int32(epsilon.shape[1])
         given = sums, row_of_sums, theta, epsilon, np.int64(theta.size), np.int32(d), columns
         blocks = -(-theta.size // MAX_THREADS)
