@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._checks import check_temperatures
-from ._device import as_host, beside, is_host, kernels, namespace, require_cupy
+from ._device import as_host, beside, is_host, kernels, namespace, require_cupy, rounded
 
 _COMPUTE = {
     "float32": np.float32,
@@ -44,7 +44,8 @@ class Scores(NamedTuple):
     kind: str
     """"numpy", "cupy", "torch", "jax" or "dlpack"."""
     restore: Callable[[Any], Any]
-    """A result in the compute dtype, of any shape, as the caller's kind and dtype."""
+    """A result of reals, of any shape, as a new array of the caller's kind and dtype; rounded to
+    the compute dtype first."""
 
 
 def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
@@ -236,15 +237,16 @@ def _from_numpy(x, name):
         array = array.astype(np.float64)  # a literal such as [1, 2, 3]
     dtype = array.dtype
     if dtype in _NATIVE:
-        return array, lambda out: out[()]
+        return array, lambda out: out.astype(dtype)[()]
     compute = compute_dtype(dtype.name, name, f"{name}.astype(numpy.float32)")
-    return array.astype(compute), lambda out: out.astype(dtype)[()]
+    return array.astype(compute), lambda out: out.astype(compute).astype(dtype)[()]
 
 
 def _from_cupy(x, name):
     dtype = x.dtype
     compute = compute_dtype(dtype.name, name, f"{name}.astype('float32')")
-    return x.astype(compute, copy=False), lambda out: beside(out, x).astype(dtype, copy=False)
+    view = x.astype(compute, copy=False)
+    return view, lambda out: rounded(beside(out, x), compute).astype(dtype, copy=False)
 
 
 def _from_torch(x, name):
@@ -265,12 +267,15 @@ def _from_torch(x, name):
         on_device = view_on_device(view)
 
         def restore_device(out):
-            return torch.from_dlpack(beside(out, on_device)).to(dtype, copy=True)
+            result = torch.empty(out.shape, dtype=view.dtype, device=x.device)
+            out = beside(out, on_device)
+            kernels(out).divided(out, 1, compute, view_on_device(result))
+            return result if result.dtype is dtype else result.to(dtype)
 
         return on_device, restore_device
 
     def restore(out):
-        result = torch.from_numpy(owned(out))
+        result = torch.from_numpy(owned(out.astype(compute)))
         return result if result.dtype is dtype else result.to(dtype)
 
     return view.numpy(), restore
@@ -284,17 +289,16 @@ def view_on_device(x: Any) -> Any:
     """
     import cupy
 
-    if x.numel() == 0:
+    count = x.numel()
+    if count == 0:
         return cupy.from_dlpack(x)
-    size = x.element_size()
-    extent = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-    memory = cupy.cuda.UnownedMemory(x.data_ptr(), size * extent, x, x.device.index)
-    return cupy.ndarray(
-        tuple(x.shape),
-        np.float64 if size == 8 else np.float32,
-        cupy.cuda.MemoryPointer(memory, 0),
-        [size * s for s in x.stride()],
-    )
+    size, strides = x.element_size(), None
+    if not x.is_contiguous():
+        count = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+        strides = [size * s for s in x.stride()]
+    memory = cupy.cuda.UnownedMemory(x.data_ptr(), size * count, x, x.device.index)
+    pointer = cupy.cuda.MemoryPointer(memory, 0)
+    return cupy.ndarray(tuple(x.shape), np.float64 if size == 8 else np.float32, pointer, strides)
 
 
 def owned(array: np.ndarray) -> np.ndarray:
@@ -318,9 +322,10 @@ def _from_jax(x, name):
         view = x if dtype.name == np.dtype(compute).name else x.astype(compute)
     if platforms == {"gpu"}:
         view = require_cupy(name, "a GPU").from_dlpack(view)
-        return view, lambda out: jax.dlpack.from_dlpack(beside(out, view)).astype(dtype)
+        to_jax = jax.dlpack.from_dlpack
+        return view, lambda out: to_jax(rounded(beside(out, view), compute)).astype(dtype)
     # Results narrower than 64 bits keep their type whatever jax_enable_x64 says.
-    return np.from_dlpack(view), lambda out: jax.numpy.asarray(out, dtype=dtype)
+    return np.from_dlpack(view), lambda out: jax.numpy.asarray(out.astype(compute), dtype=dtype)
 
 
 def _from_dlpack(x, name):
@@ -334,7 +339,11 @@ def _from_dlpack(x, name):
     namespace = x.__array_namespace__() if hasattr(x, "__array_namespace__") else None
     back = getattr(namespace, "from_dlpack", lambda out: out)
     view = array.astype(compute, copy=False)
-    return view, lambda out: back(beside(out, view).astype(dtype, copy=False))
+
+    def restore(out):
+        return back(rounded(beside(out, view), compute).astype(dtype, copy=False))
+
+    return view, restore
 
 
 _VIEWS: dict[str, Callable[[Any, str], tuple[np.ndarray, Callable]]] = {

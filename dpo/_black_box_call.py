@@ -40,7 +40,7 @@ class Call(NamedTuple):
 
     def result(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
         """An array of the caller's kind; in torch, ``backward`` says that it has no derivative."""
-        result = self.scores.restore(values.astype(self.whole.theta.dtype).reshape(shape))
+        result = self.scores.restore(values.reshape(shape))
         if self.scores.kind != "torch":
             return result
         from . import _black_box_torch

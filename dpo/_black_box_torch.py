@@ -63,7 +63,7 @@ def _host(gradient: torch.Tensor, call: Call) -> np.ndarray:
 
 
 def _restored(call: Call, values: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
-    return call.scores.restore(values.astype(call.whole.theta.dtype).reshape(shape))
+    return call.scores.restore(values.reshape(shape))
 
 
 class _Value(torch.autograd.Function):

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._device import is_host, kernels, namespace
+from ._device import divided, is_host, kernels, namespace, rounded
 from .kernels.codes import (
     ANTITHETIC,
     FEW,
@@ -153,6 +153,10 @@ class Sampler(NamedTuple):
             self.problem, self.theta, self.epsilon, self.draws, operation, **parameters
         )
 
+    def _mean(self, sums) -> np.ndarray:
+        """``ybar`` of a launch."""
+        return divided(sums.counts[:, 0], self.num_samples)
+
     def _small(self):
         """What serves a problem so small that launching it would cost more, or None."""
         if not is_host(self.theta):
@@ -213,15 +217,15 @@ class Sampler(NamedTuple):
             return Kept(*small.forward(self.theta, self.epsilon, self.draws))
         if for_gradient and self._keeps():
             return self._keeping()
-        return Kept(self._launch(VALUE).counts[:, 0] / self.num_samples)
+        return Kept(self._mean(self._launch(VALUE)))
 
     def _keeping(self) -> Kept:
         """As ``forward``, with what derivatives can use however large."""
         if self._by_jacobian:
             sums = self._launch(JACOBIAN)
-            return Kept(sums.counts[:, 0] / self.num_samples, outer=sums.totals[:, 0])
+            return Kept(self._mean(sums), outer=sums.totals[:, 0])
         memo = self._new_memo()
-        return Kept(self._launch(VALUE, memo=memo).counts[:, 0] / self.num_samples, memo)
+        return Kept(self._mean(self._launch(VALUE, memo=memo)), memo)
 
     def _keeps(self) -> bool:
         """Whether there is something to keep that is small."""
@@ -273,7 +277,7 @@ class Sampler(NamedTuple):
         sums = self._launch(MAXIMUM)
         total, squares = sums.totals[:, 0, 0], sums.totals[:, 1, 0]
         value = self.sign * total / self.num_samples
-        return value, self._error(total, squares), sums.counts[:, 0] / self.num_samples
+        return value, self._error(total, squares), self._mean(sums)
 
     def vjp(
         self, v: np.ndarray, kept: Kept | None = None, errors: bool = False, weighting: int = SCORE
@@ -293,7 +297,7 @@ class Sampler(NamedTuple):
             sums = self._launch(
                 VJP,
                 direction=v,
-                mean=self._centre(kept.mean).astype(self.theta.dtype),
+                mean=rounded(self._centre(kept.mean), self.theta.dtype),
                 memo=kept.memo,
                 squares=errors,
                 weighting=weighting,
@@ -345,7 +349,7 @@ class Sampler(NamedTuple):
             one = self if step >= rows else self.of_rows(block)
             if kept is None or kept.outer is None:
                 sums = one._launch(JACOBIAN, weighting=weighting)
-                mean, outer = sums.counts[:, 0] / self.num_samples, sums.totals[:, 0]
+                mean, outer = self._mean(sums), sums.totals[:, 0]
             else:
                 mean, outer = kept.mean[block], kept.outer[block]
             outer = outer.reshape(len(outer), d + 1, d)
@@ -373,7 +377,7 @@ class Sampler(NamedTuple):
         base, relative = self._slope(weighting)
         direction = (t * relative).astype(self.theta.dtype)
         sums = self._launch(JVP, direction=direction, squares=errors, weighting=weighting)
-        weight = self._weight_of_ones(sums.counts[:, 0] / self.num_samples)
+        weight = self._weight_of_ones(self._mean(sums))
         total = sums.totals[:, 0, :-1] - weight * sums.totals[:, 0, -1:]
         scale = base / self._divisor
         if not errors:
@@ -387,7 +391,7 @@ class Sampler(NamedTuple):
         base, relative = self._slope()
         sums = self._launch(JACOBIAN, squares=errors)
         outer = sums.totals.reshape(*sums.totals.shape[:2], sums.totals.shape[2] // d, d)
-        mean = sums.counts[:, 0] / self.num_samples
+        mean = self._mean(sums)
         total = self._centred(outer[:, 0], mean)
         scale = (base * relative)[:, None] / self._divisor
         if not errors:

@@ -78,7 +78,7 @@ class Call(NamedTuple):
 
     def result(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
         """An array of the caller's kind, with no derivative of its own."""
-        return self.scores.restore(values.astype(self.scores.rows.dtype).reshape(shape))
+        return self.scores.restore(values.reshape(shape))
 
     def constant(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
         """As ``result``; in torch, ``backward`` then says that it has no derivative."""

@@ -50,12 +50,12 @@ class SolvedSampler(Sampler):
     def forward(self, for_gradient: bool = False) -> Kept:
         memo = _Memo(self) if for_gradient else None
         sums = self._launch(VALUE, memo=memo)
-        return Kept(sums.counts[:, 0] / self.num_samples, memo.array if memo else None)
+        return Kept(self._mean(sums), memo.array if memo else None)
 
     def value(self) -> MeanAndError:
         sums = self._launch(VALUE, squares=True)
         error = self._error(sums.deviations[:, 0], sums.deviations[:, 1])
-        return sums.counts[:, 0] / self.num_samples, error
+        return self._mean(sums), error
 
     def _before_vjp(self) -> Kept:
         if self._loo:

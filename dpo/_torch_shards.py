@@ -160,5 +160,4 @@ class _Maximum(torch.autograd.Function):
 
 def _restored(shard: Shard, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     """A result as theta's kind and dtype."""
-    dtype = shard.sampler.theta.dtype
-    return shard.scores.restore(values.astype(dtype).reshape(shape))
+    return shard.scores.restore(values.reshape(shape))

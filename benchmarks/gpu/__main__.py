@@ -112,15 +112,15 @@ TESTS = [
     "tests/test_gpu.py",
     "tests/test_cuda_api.py",
     # Written for the simulator; the GPU takes its place (tests/simt/hardware.py).
-    *(f"tests/test_cuda_{name}.py" for name in ("noise", "laws", "argmax", "rejection", "oracles")),
-    *(f"tests/test_cuda_{name}.py" for name in ("paths", "exact", "user")),
+    *(f"tests/test_cuda_{name}.py" for name in ("arrays", "noise", "laws", "argmax", "rejection")),
+    *(f"tests/test_cuda_{name}.py" for name in ("oracles", "paths", "exact", "user")),
 ]
 
 
 def tested(setting: Setting) -> Iterator[Result]:
     """The last line of what pytest says, which is all in ``tests.log``."""
     if setting.dry_run:
-        given, environment = [TESTS[2], "-k", "scores"], {}
+        given, environment = ["tests/test_cuda_noise.py", "-k", "scores"], {}
     else:
         given = ["-n", str(os.cpu_count()), "--dist", "worksteal", *TESTS]
         environment = {"DPO_TEST_GPU": "1"}

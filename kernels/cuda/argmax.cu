@@ -27,16 +27,16 @@ constexpr int COUNTED_IN_SHARED = 2048;  // coordinates up to which a block coun
 // scores: theta, or for a race exp((max theta - theta) / eps), so that -E exp(...) is in the order
 // of theta + eps z; what is no coordinate never wins. scales, if eps has one a coordinate: eps,
 // padded. levels and limits, unless null: of early rejection, for `depth` (reject.cuh). A block is
-// a row.
+// one of `blocks` of a row: of one, for a race and for levels.
 template <class Draw, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, 1)
-    prepare(const Real* theta, const Real* epsilon, int d, float depth, Real* scores, Real* scales,
-            Real* levels, u32* limits) {
+    prepare(const Real* theta, const Real* epsilon, int d, int blocks, float depth, Real* scores,
+            Real* scales, Real* levels, u32* limits) {
     __shared__ Real reals[MAX_THREADS / WARP];
     __shared__ float floats[MAX_THREADS / WARP];
     const Real infinity = bits::infinity<Real>();
-    const i64 b = blockIdx.x;
-    const int size = 4 * quads_of(d);
+    const i64 b = blockIdx.x / blocks;
+    const int size = 4 * quads_of(d), first = blockIdx.x % blocks * blockDim.x + threadIdx.x;
     theta += b * d;
     epsilon += b * (Draw::per_coordinate ? d : 1);
     scores += b * size;
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
         }
         largest = of_block(largest, reals, [](Real a, Real b) { return max(a, b); });
     }
-    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+    for (i64 i = first; i < size; i += i64(blocks) * blockDim.x) {
         Real x = i < d ? theta[i] : -infinity;
         if constexpr (Draw::kind == RACE) {
             const bool never = x == -infinity, always = x == infinity;

@@ -13,6 +13,14 @@ __global__ void __launch_bounds__(MAX_THREADS) find_unusual(const Real* x, i64 s
     if (any) atomicOr(found, 1);
 }
 
+// result = x / divisor, entry by entry.
+template <class From, class To>
+__global__ void __launch_bounds__(MAX_THREADS)
+    divide(const From* x, i64 size, double divisor, To* result) {
+    const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < size) result[i] = To(double(x[i]) / divisor);
+}
+
 // result = sums / divisor * d location / d parameter / eps, entry by entry: what a VJP's sums of
 // (rows, d) become. `epsilon` is (rows, columns), of one column or d. The derivative is `sign`, or
 // with MULTIPLICATIVE `sign` / theta; 0 where a score is infinite, or 0 and multiplied.

@@ -14,6 +14,7 @@ _FILE = "arrays.cu"
 _MAX_BLOCKS = 2**11
 """Of a search: enough for any GPU."""
 _REALS = {"float32": "float", "float64": "double"}
+_TYPES = {**_REALS, "int64": "i64"}
 
 
 def has_nan(x: Array, device: Device | None = None) -> bool:
@@ -44,6 +45,28 @@ def filled(
 ) -> Array:
     """An array of one number, not to be written to: those asked for last are kept."""
     return (device or _current()).filled(shape, value, dtype)
+
+
+def divided(
+    x: Array,
+    divisor: float,
+    dtype: type,
+    result: Array | None = None,
+    device: Device | None = None,
+) -> Array:
+    """``x / divisor``, computed in float64 and rounded to ``dtype``: a new array, or ``result``.
+
+    ``x`` is of reals or integers; ``result`` is contiguous, and of its shape and of ``dtype``.
+    """
+    device = device or _current()
+    if result is None:
+        result = device.xp.empty(x.shape, dtype)
+    x = device.xp.ascontiguousarray(x, None if x.dtype.name in _TYPES else np.float64)
+    if x.size > 0:
+        kernel = template("divide", _TYPES[x.dtype.name], _TYPES[result.dtype.name])
+        given = x, np.int64(x.size), np.float64(divisor), result
+        device.function(_FILE, kernel)((-(-x.size // MAX_THREADS),), (MAX_THREADS,), given)
+    return result
 
 
 def apply_slope(

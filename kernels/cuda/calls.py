@@ -21,6 +21,7 @@ from ..codes import (
     MAXIMUM,
     MOMENTS,
     MULTIPLICATIVE,
+    RACE,
     VALUE,
     VJP,
     Draws,
@@ -34,6 +35,8 @@ CHUNK, STRANDS = 256, 16
 
 MAX_THREADS = 256
 WARP = 32
+_BLOCKS = 2**10
+"""That keep a large GPU busy."""
 FILES = {
     kernel: file
     for file, kernels in {
@@ -56,16 +59,16 @@ class Record(tuple):
 
     def packed(self, address: Callable[[Array], int]) -> np.ndarray:
         """The struct's bytes, laid out as C++ does; ``address`` is that of an array."""
-        types = "".join([x.dtype.char if isinstance(x, np.generic) else "P" for x in self])
         fields = [x if isinstance(x, np.generic) else 0 if x is None else address(x) for x in self]
-        content = _layout(types).pack(*fields)
+        content = _layout(tuple(map(type, self))).pack(*fields)
         # CuPy passes by value what is an array of one item, however large.
         return np.frombuffer(content, f"V{len(content)}").reshape(())
 
 
 @ft.lru_cache
-def _layout(types: str) -> struct.Struct:
-    return struct.Struct(f"@{types}0q")  # ends where the next of an array would begin
+def _layout(types: tuple[type, ...]) -> struct.Struct:
+    codes = [np.dtype(t).char if issubclass(t, np.generic) else "P" for t in types]
+    return struct.Struct(f"@{''.join(codes)}0q")  # ends where the next of an array would begin
 
 
 class Device(Protocol):
@@ -252,11 +255,14 @@ class Call:
             self.limits = xp.empty((self.rows, padded), np.uint32)
         if self.per_coordinate:
             self.padded_scale = xp.empty((self.rows, padded), self.dtype)
+        blocks = 1
+        if kind != RACE and depth is None:  # nothing is asked of a whole row
+            blocks = min(-(-_BLOCKS // self.rows), -(-padded // MAX_THREADS))
         self.run(
             template("prepare", self.draw(kind)),
-            self.rows, min(MAX_THREADS, -(-padded // WARP) * WARP),
-            self.theta, self.scale, np.int32(self.d), np.float32(depth or 0), self.scores,
-            self.padded_scale, self.levels, self.limits,
+            self.rows * blocks, min(MAX_THREADS, -(-padded // WARP) * WARP),
+            self.theta, self.scale, np.int32(self.d), np.int32(blocks), np.float32(depth or 0),
+            self.scores, self.padded_scale, self.levels, self.limits,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------- sums

@@ -22,7 +22,7 @@ _NULL = np.uintp(0)
 def _function(device: int, source: str, kernel: str) -> Any:
     """A kernel on one GPU, by the whole text that it is compiled from."""
     module = cupy.RawModule(code=source, options=sources.OPTIONS, name_expressions=(kernel,))
-    return module.get_function(kernel)
+    return _launcher(module.get_function(kernel))
 
 
 @ft.cache
@@ -32,7 +32,7 @@ def _linked(device: int, kernel: str, solver: Solver) -> Any:
     cubin, name = user.linked(solver, kernel, (int(capability[:-1]), int(capability[-1])))
     module = cupy.cuda.function.Module()
     module.load(cubin)
-    return module.get_function(name)
+    return _launcher(module.get_function(name))
 
 
 @ft.cache
@@ -79,24 +79,22 @@ class CupyDevice:
 
     def compiled(self, source: str, kernel: str) -> Any:
         """A kernel of any text."""
-        return _launcher(_function(self.index, source, kernel))
+        return _function(self.index, source, kernel)
 
     def linked(self, kernel: str, solver: Solver) -> Any:
-        return _launcher(_linked(self.index, kernel, solver))
+        return _linked(self.index, kernel, solver)
 
 
 def _launcher(compiled: Any) -> Any:
     def launch(grid: tuple[int], block: tuple[int], arguments: Sequence[Any]) -> None:
-        compiled(grid, block, tuple(map(_argument, arguments)))
+        # None would be no argument at all, and a struct is an array of NumPy's.
+        given = [
+            _NULL if x is None else x.packed(_address) if type(x) is Record else x
+            for x in arguments
+        ]
+        compiled(grid, block, tuple(given))
 
     return launch
-
-
-def _argument(x: Any) -> Any:
-    """As CuPy takes it: None would be no argument at all, and a struct is an array of NumPy's."""
-    if isinstance(x, Record):
-        return x.packed(_address)
-    return _NULL if x is None else x
 
 
 def _address(array: Any) -> int:

@@ -40,12 +40,12 @@ from ..codes import (
 from ..noise import GUMBEL, LOGISTIC, NORMAL
 from ..user import Interrupted
 from . import solvers
-from .arrays import all_finite, apply_slope, filled, has_nan
+from .arrays import all_finite, apply_slope, divided, filled, has_nan
 from .calls import MAX_THREADS, WARP, Array, Call, Device, quads, template
 
 __all__ = [
-    "Plan", "Sums", "all_finite", "apply_slope", "filled", "has_nan", "launch", "new_memo",
-    "plan_for",
+    "Plan", "Sums", "all_finite", "apply_slope", "divided", "filled", "has_nan", "launch",
+    "new_memo", "plan_for",
 ]  # fmt: skip
 
 _BUSY = 2**18

@@ -56,7 +56,7 @@ class Arrays:
     @staticmethod
     def empty(shape, dtype) -> np.ndarray:
         result = np.empty(shape, dtype)
-        result.view(np.uint8).fill(0xFF)
+        result.reshape(-1).view(np.uint8).fill(0xFF)
         return result
 
 
