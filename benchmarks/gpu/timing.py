@@ -122,22 +122,29 @@ def our_rows(machine: Machine, tiny: bool, k: int) -> Iterator[dict[str, Any]]:
         yield from warm_starts(machine, oracle, problem, theta, shape)
 
 
-def layers(machine: Machine) -> Iterator[dict[str, Any]]:
+def layers(machine: Machine, compiled: bool = False) -> Iterator[dict[str, Any]]:
     """Torch's: forward and backward, with all that the API does around the kernels."""
     import torch
 
     import dpo
 
+    ways = {"torch layer": True, "torch layer, no checks": False}
     for rows, d, num_samples in ARGMAX:
         theta = torch.from_dlpack(scores(machine, rows, d)).clone().requires_grad_()
         v = torch.ones_like(theta)
         layer = dpo.Perturbed(epsilon=EPSILON, num_samples=num_samples)
 
-        def both(seed: int, layer: Any = layer, theta: Any = theta, v: Any = v) -> Any:
-            return torch.autograd.grad(layer(theta, seed=seed), theta, v)
+        def value(x: Any, seed: Any, layer: Any = layer) -> Any:
+            return layer(x, seed=seed)
+
+        program = torch.compile(value, fullgraph=True) if compiled else value
+
+        def both(seed: int, program: Any = program, theta: Any = theta, v: Any = v) -> Any:
+            words = torch.tensor([seed, 0]) if compiled else seed
+            return torch.autograd.grad(program(theta, words), theta, v)
 
         steps, shape = {"value and vjp": both}, (rows, d, num_samples)
-        for name, checks in [("torch layer", True), ("torch layer, no checks", False)]:
+        for name, checks in ({"torch.compile of a layer": True} if compiled else ways).items():
             dpo.set_device_checks(checks)
             contender = f"dpo portable, {name}"
             yield from measured(machine, "argmax", shape, contender, steps, machine.peak_bytes)
@@ -216,6 +223,8 @@ def torch_rows(
         machine, tiny, "torch.compile" if compiled else "torch eager",
         lambda theta, m: torch_steps(torch.from_dlpack(theta).clone(), m, compiled), peak, cases,
     )  # fmt: skip
+    if compiled and not tiny:
+        yield from layers(machine, compiled=True)
 
 
 def jax_steps(theta: Any, num_samples: int) -> Steps:
