@@ -129,8 +129,15 @@ def times(lines: Lines) -> Iterator[str]:
 
 
 def kernels(lines: Lines) -> Iterator[str]:
-    """What Nsight Compute counted."""
-    rows = [line for line in of_part(lines, "kernels") if "nanoseconds" in line]
+    """What Nsight Compute counted; of a VJP, which decides first, only what a value has not."""
+    found = [line for line in of_part(lines, "kernels") if "nanoseconds" in line]
+    of_values = {(line["launch"], line["kernel"]) for line in found}
+    rows = [
+        line
+        for line in found
+        if "vjp" not in line["launch"]
+        or (line["launch"].replace("vjp", "value"), line["kernel"]) not in of_values
+    ]
     if rows:
         yield "| launch | kernel | us | instructions a coordinate | issued | warps | registers |"
         yield "|---|---|---|---|---|---|---|"

@@ -13,8 +13,8 @@ from .calls import MAX_THREADS, Array, Device, template
 _FILE = "arrays.cu"
 _MAX_BLOCKS = 2**11
 """Of a search: enough for any GPU."""
-_REALS = {"float32": "float", "float64": "double"}
-_TYPES = {**_REALS, "int64": "i64"}
+_TYPES = {np.float32: "float", np.float64: "double", np.int64: "i64"}
+"""As C++ spells them."""
 
 
 def has_nan(x: Array, device: Device | None = None) -> bool:
@@ -32,7 +32,7 @@ def _found(x: Array, finite: bool, device: Device) -> bool:
         return False
     found = device.flag()
     blocks = min(_MAX_BLOCKS, -(-x.size // MAX_THREADS))
-    search = device.function(_FILE, template("find_unusual", _REALS[x.dtype.name], finite))
+    search = device.function(_FILE, template("find_unusual", _TYPES[x.dtype.type], finite))
     search((blocks,), (MAX_THREADS,), (x, np.int64(x.size), found))
     if not found[0]:
         return False
@@ -61,9 +61,9 @@ def divided(
     device = device or _current()
     if result is None:
         result = device.xp.empty(x.shape, dtype)
-    x = device.xp.ascontiguousarray(x, None if x.dtype.name in _TYPES else np.float64)
+    x = device.xp.ascontiguousarray(x, None if x.dtype.type in _TYPES else np.float64)
     if x.size > 0:
-        kernel = template("divide", _TYPES[x.dtype.name], _TYPES[result.dtype.name])
+        kernel = template("divide", _TYPES[x.dtype.type], _TYPES[result.dtype.type])
         given = x, np.int64(x.size), np.float64(divisor), result
         device.function(_FILE, kernel)((-(-x.size // MAX_THREADS),), (MAX_THREADS,), given)
     return result
@@ -87,7 +87,7 @@ def apply_slope(
     rows, d = theta.shape
     result = device.xp.empty((rows, d), np.float64)
     if rows > 0:
-        kernel = template("apply_slope", _REALS[theta.dtype.name], multiplicative)
+        kernel = template("apply_slope", _TYPES[theta.dtype.type], multiplicative)
         row_of_sums, columns = np.int64(sums.shape[1] * d), np.int32(epsilon.shape[1])
         given = sums, row_of_sums, theta, epsilon, np.int64(theta.size), np.int32(d), columns
         blocks = -(-theta.size // MAX_THREADS)
