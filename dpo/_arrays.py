@@ -242,11 +242,16 @@ def _from_numpy(x, name):
     return array.astype(compute), lambda out: out.astype(compute).astype(dtype)[()]
 
 
+def _cast(array, dtype):
+    """An array of that type: the same, if it is."""
+    return array if array.dtype == dtype else array.astype(dtype)
+
+
 def _from_cupy(x, name):
     dtype = x.dtype
     compute = compute_dtype(dtype.name, name, f"{name}.astype('float32')")
-    view = x.astype(compute, copy=False)
-    return view, lambda out: rounded(beside(out, x), compute).astype(dtype, copy=False)
+    view = _cast(x, compute)
+    return view, lambda out: _cast(rounded(beside(out, x), compute), dtype)
 
 
 def _from_torch(x, name):
@@ -338,12 +343,8 @@ def _from_dlpack(x, name):
     compute = compute_dtype(dtype.name, name, f"{name} as float32")
     namespace = x.__array_namespace__() if hasattr(x, "__array_namespace__") else None
     back = getattr(namespace, "from_dlpack", lambda out: out)
-    view = array.astype(compute, copy=False)
-
-    def restore(out):
-        return back(rounded(beside(out, view), compute).astype(dtype, copy=False))
-
-    return view, restore
+    view = _cast(array, compute)
+    return view, lambda out: back(_cast(rounded(beside(out, view), compute), dtype))
 
 
 _VIEWS: dict[str, Callable[[Any, str], tuple[np.ndarray, Callable]]] = {

@@ -49,11 +49,16 @@ def cupy(request, monkeypatch):
     if request.param == "GPU":
         return _real_cupy()
     device = simt.cupy.Device()
+    stand_in(device, monkeypatch)
+    return device.xp
+
+
+def stand_in(device, monkeypatch):
+    """Let the simulated device be CuPy's current one."""
     monkeypatch.setitem(sys.modules, "cupy", device.xp)
     current = types.ModuleType("dpo.kernels.cuda.device")
     current.current = lambda: device
     monkeypatch.setitem(sys.modules, "dpo.kernels.cuda.device", current)
-    return device.xp
 
 
 def scores(oracle, rows=2, dtype=np.float32):
@@ -89,6 +94,29 @@ def test_every_method_gives_the_cpus_results(cupy, oracle, noise):
         target = dpo.Perturbed(oracle, epsilon=1e-6, num_samples=1)(theta, seed=0)
         loss = layer.loss(on_device, cupy.asarray(target), seed=1)
         equal(loss, np.asarray(layer.loss(theta, target, seed=1)))
+
+
+VIEWS = {"__getitem__", "reshape", "ascontiguousarray", "zeros", "full"}
+"""Functions of CuPy's that launch nothing, clear memory, or make what is kept for later calls."""
+
+
+@pytest.mark.simulator
+def test_a_call_launches_kernels_of_ours_only(monkeypatch):
+    """CuPy's own would take longer, each, than those of a small problem."""
+    device = simt.cupy.Device()
+    stand_in(device, monkeypatch)
+    theta, v = (device.xp.asarray(x) for x in scores(dpo.Argmax()))
+    layer, launches = dpo.Perturbed(num_samples=300), device.simulator.launches
+    value = ["find_unusual", "prepare", "decide", "divide", "divide"]
+    rest = ["find_unusual", "divide", "weigh", "vjp", "add_strands", "apply_slope", "divide"]
+    for call, expected in [
+        (lambda: layer(theta, seed=1), value),
+        (lambda: layer.vjp(theta, v, seed=1), [*value[:1], *rest[:1], *value[1:-1], *rest[1:]]),
+    ]:
+        launches.clear(), simt.cupy.CALLS.clear()
+        call()
+        assert [kernel.partition("<")[0] for kernel in launches] == expected
+        assert set(simt.cupy.CALLS) <= VIEWS
 
 
 @pytest.mark.parametrize("oracle", ORACLES, ids=str)

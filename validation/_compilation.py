@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
 
@@ -17,32 +18,34 @@ ORACLES = (dpo.Argmax(), dpo.TopK(2), dpo.Ranks(), dpo.ShortestPath())
 
 
 def compile_kernels(full: bool, tick: Callable[[str], None]) -> None:
-    """Numba compiles one kernel at a time in a process, so each precision has one of its own."""
+    """Numba compiles one kernel at a time in a process, so there is a process a processor."""
     in_float64 = ORACLES if full else (dpo.Argmax(), dpo.Ranks())
+    jobs = [
+        *((call, "float32", oracle) for oracle in ORACLES),
+        *((call, "float64", oracle) for oracle in in_float64),
+        *((call_exact, dtype, oracle) for dtype in ("float32", "float64") for oracle in EXACT),
+    ]
+    processes = max(1, min(len(jobs), os.cpu_count() or 1))
     context = multiprocessing.get_context("spawn")
-    precisions = "float32", "float64"
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        sampled = pool.map(call_each, precisions, (ORACLES, in_float64))
-        exact = pool.map(call_exact, precisions)
-        for words in (*sampled, *exact):
-            tick(words)
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running = [pool.submit(*job) for job in jobs]
+        for job in as_completed(running):
+            tick(job.result())
 
 
-def call_each(dtype: str, oracles: tuple[dpo.Oracle, ...]) -> str:
-    """Call oracles with few samples (lanes are rows) and with many (lanes are samples)."""
-    for oracle in oracles:
-        for num_samples in (2, 64):
-            layer = dpo.Perturbed(oracle, num_samples=num_samples)
-            for of in ("value", "max", "jacobian"):
-                layer.estimate(np.ones((64, 2, 2), dtype), of=of, seed=0)
-    return f"{dtype}: {len(oracles)} oracles"
+def call(dtype: str, oracle: dpo.Oracle) -> str:
+    """Call an oracle with few samples (lanes are rows) and with many (lanes are samples)."""
+    for num_samples in (2, 64):
+        layer = dpo.Perturbed(oracle, num_samples=num_samples)
+        for of in ("value", "max", "jacobian"):
+            layer.estimate(np.ones((64, 2, 2), dtype), of=of, seed=0)
+    return f"{dtype}: {oracle}"
 
 
-def call_exact(dtype: str) -> str:
+def call_exact(dtype: str, oracle: dpo.Oracle) -> str:
     """Integrate every output, with a temperature a row and one a coordinate."""
-    for oracle in EXACT:
-        for family in ("plain", "temperatures"):
-            for case in cases(oracle, "normal", family):
-                for of in (*OUTPUTS, *DIFFERENCED):
-                    from_exact(case, of, np.dtype(dtype).type)
-    return f"{dtype}: {len(EXACT)} exact oracles"
+    for family in ("plain", "temperatures"):
+        for case in cases(oracle, "normal", family):
+            for of in (*OUTPUTS, *DIFFERENCED):
+                from_exact(case, of, np.dtype(dtype).type)
+    return f"{dtype}: {oracle}, exact"

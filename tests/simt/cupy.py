@@ -19,6 +19,10 @@ COPIES: list[str] = []
 """Every copy between host and device, and so every wait of one for the other."""
 
 
+CALLS: list[str] = []
+"""Every function that is called on arrays, by name."""
+
+
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     """An array that only this module's functions may touch."""
 
@@ -92,6 +96,7 @@ def _unwrap(value: Any) -> Any:
 
 
 def _call(function, *args, **parameters):
+    CALLS.append(function.__name__)
     args = [_unwrap(a) for a in args]
     return _wrap(function(*args, **{k: _unwrap(v) for k, v in parameters.items()}))
 
