@@ -30,7 +30,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..bits import select
 from ..codes import Draws, Problem
 from ..noise import GUMBEL
 from . import argmax_rows, topk
@@ -135,12 +134,10 @@ def keep_best(p, index, size, listed, first, threshold, space):
     moves never overtakes what is still to be read.
     """
     count = np.zeros(LANES, np.int64)
-    t, left = load(threshold, 0), load(space, 0)
+    t, room = load(threshold, 0), load(space, 0)
     for i in range(size):
-        x = load(p, i * LANES)
-        fits = (x == t) & (left > np.int32(0))
-        left = select(fits, left - np.int32(1), left)
-        bits = lane_bits((x > t) | fits)
+        is_chosen, room = topk.chosen(load(p, i * LANES), t, room)
+        bits = lane_bits(is_chosen)
         while bits != 0:
             lane = lowest_bit(bits)
             bits &= bits - 1

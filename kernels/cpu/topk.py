@@ -60,18 +60,23 @@ def solve(p, d, count, places, which, options, work, y):
     mark(p, d, count, threshold, space, y)
 
 
+@jitable
+def chosen(x, threshold, room):
+    """Whether a score is among the k largest, ties in order, and the room that it leaves."""
+    fits = (x == threshold) & (room > np.int32(0))
+    return (x > threshold) | fits, select(fits, room - np.int32(1), room)
+
+
 @kernel
 def mark(p, d, count, threshold, space, y):
     """``y`` from thresholds and rooms."""
     stride = p.shape[1]
     one, zero = broadcast(np.int32(1)), broadcast(np.int32(0))
     for at in range(0, count, LANES):
-        t, left = load(threshold, at), load(space, at)
+        t, room = load(threshold, at), load(space, at)
         for i in range(d):
-            x = load(p, i * stride + at)
-            fits = (x == t) & (left > np.int32(0))
-            left = select(fits, left - np.int32(1), left)
-            store(y, i * stride + at, select((x > t) | fits, one, zero))
+            is_chosen, room = chosen(load(p, i * stride + at), t, room)
+            store(y, i * stride + at, select(is_chosen, one, zero))
 
 
 # ------------------------------------------------------------------------------------- searching

@@ -33,6 +33,7 @@ import numpy as np
 
 from ..bits import float32, fma, select, uint32
 from ..codes import VJP
+from . import topk
 from ._jit import jitable, kernel
 from .accumulate import CHUNK, STRANDS, add_scores
 from .exceed import exceedance
@@ -49,7 +50,6 @@ from .simd import (
     store,
     tree_sum,
 )
-from .topk import INSERTED, insert
 
 NS_PER_COORDINATE = 1.0
 _F32 = np.float32
@@ -70,7 +70,7 @@ def enough(k):
 
 def serves(k: int, d: int) -> bool:
     """Whether this is faster than ``topk.py``."""
-    return k <= INSERTED and d >= _COORDINATES_A_CANDIDATE * enough(k)
+    return k <= topk.INSERTED and d >= _COORDINATES_A_CANDIDATE * enough(k)
 
 
 def memo_words(k: int, d: int) -> int:
@@ -185,13 +185,11 @@ def choose(listed, count, complete, values, threshold, space, taken, chosen):
 
     Where ``complete``, ``values`` are of all coordinates and not of those listed.
     """
-    t, left = load(threshold, 0), load(space, 0)
+    t, room = load(threshold, 0), load(space, 0)
     taken[:] = 0
     for j in range(count):
-        x = load(values, j * LANES)
-        fits = (x == t) & (left > np.int32(0))
-        left = select(fits, left - np.int32(1), left)
-        bits = lane_bits((x > t) | fits)
+        is_chosen, room = topk.chosen(load(values, j * LANES), t, room)
+        bits = lane_bits(is_chosen)
         while bits != 0:
             lane = lowest_bit(bits)
             bits &= bits - 1
@@ -209,12 +207,12 @@ def solve(family, theta, plan, epsilon, first_sample, row, key, work, chosen):
     if level > -np.inf:
         count = list_candidates(limits, quads, first_sample, row, key, listed, length)
         evaluate(family, a, epsilon, first_sample, row, key, listed, length, count, values)
-        insert(values, count, LANES, kept, threshold, space)
+        topk.insert(values, count, LANES, kept, threshold, space)
         complete = any_lane(load(threshold, 0) < level)
     if complete:
         count = d
         perturb_tile(theta, epsilon, 0, family, consecutive(first_sample), row, key, values)
-        insert(values, count, LANES, kept, threshold, space)
+        topk.insert(values, count, LANES, kept, threshold, space)
     choose(listed, count, complete, values, threshold, space, taken, chosen)
 
 
