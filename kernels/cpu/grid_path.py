@@ -26,7 +26,7 @@ from ..bits import bits_float, select
 from ._jit import jitable, kernel
 from .bit_memo import note, recall, words
 from .fused import run_tasks
-from .simd import LANES, any_lane, broadcast, load, store
+from .simd import LANES, any_lane, broadcast, lane_array, load, smaller, store
 
 NS_PER_COORDINATE = 3.0
 
@@ -38,14 +38,15 @@ def memo_words(problem, d, dtype):
 
 @jitable
 def workspace(theta, options, lanes):
-    """Distances with a halo, clipped costs, predecessors, flags, scratch for ties."""
+    """Distances with a halo, clipped costs, steps back, flags; a lane's cell; scratch for ties."""
     height, width = options[0], options[1]
-    distance = np.empty(((height + 2) * (width + 2), LANES), theta.dtype)
-    costs = np.empty((height * width, LANES), theta.dtype)
+    distance = lane_array((height + 2) * (width + 2), LANES, theta)
+    costs = lane_array(height * width, LANES, theta)
+    back = lane_array(height * width, LANES, np.empty(0, np.int32))
     dirty = np.zeros((2, height + 2), np.bool_)
-    before = np.empty((height * width, LANES), np.int32)
+    cells = np.empty(LANES, np.int64)
     scratch = np.empty(height * width, np.int64), np.full(height * width, -1, np.int64)
-    return distance, costs, before, dirty, scratch
+    return distance, costs, back, dirty, cells, scratch
 
 
 # ------------------------------------------------------------------------------------ relaxation
@@ -57,57 +58,59 @@ def inner(cell, width):
     return (cell // width + 1) * (width + 2) + cell % width + 1
 
 
-@jitable
-def lower(a, b):
-    """The smaller, lane by lane."""
-    return select(a < b, a, b)
-
-
 @kernel
-def relax_row(distance, costs, row, other, width, diagonal):
-    """Relax a row from row ``other`` beside it and along itself; whether anything fell."""
-    infinity = distance.dtype.type(np.inf)
+def relax_rightwards(distance, costs, row, other, width, diagonal):
+    """Relax a row from row ``other`` beside it and from the left; whether anything fell."""
     here, there = (row + 1) * (width + 2), (other + 1) * (width + 2)
     fell = broadcast(False)
-    last = broadcast(infinity)
-    before, above = load(distance, there * LANES), load(distance, (there + 1) * LANES)
+    left = broadcast(distance.dtype.type(np.inf))
+    before, beside = load(distance, there * LANES), load(distance, (there + 1) * LANES)
     for c in range(width):
         after = load(distance, (there + c + 2) * LANES)
-        best = lower(above, last)
-        if diagonal:
-            best = lower(best, lower(before, after))
+        best = smaller(smaller(before, after), beside) if diagonal else beside
         old = load(distance, (here + c + 1) * LANES)
-        last = lower(best + load(costs, (row * width + c) * LANES), old)
-        fell = fell | (last < old)
-        store(distance, (here + c + 1) * LANES, last)
-        before, above = above, after
-    last = broadcast(infinity)
-    for c in range(width - 1, -1, -1):
-        old = load(distance, (here + c + 1) * LANES)
-        last = lower(last + load(costs, (row * width + c) * LANES), old)
-        fell = fell | (last < old)
-        store(distance, (here + c + 1) * LANES, last)
+        # What comes from the left joins last: the next column waits for it.
+        left = smaller(smaller(best, left) + load(costs, (row * width + c) * LANES), old)
+        fell = fell | (left < old)
+        store(distance, (here + c + 1) * LANES, left)
+        before, beside = beside, after
     return any_lane(fell)
 
 
 @kernel
+def relax_leftwards(distance, costs, row, width):
+    """Relax a row from the right."""
+    here = (row + 1) * (width + 2)
+    right = broadcast(distance.dtype.type(np.inf))
+    for c in range(width - 1, -1, -1):
+        old = load(distance, (here + c + 1) * LANES)
+        right = smaller(right + load(costs, (row * width + c) * LANES), old)
+        store(distance, (here + c + 1) * LANES, right)
+
+
+@kernel
 def relax(distance, costs, height, width, diagonal, dirty):
-    """To the fixed point; ``dirty[0]`` (``[1]``) are rows to relax from above (below)."""
+    """To the fixed point, from the sources.
+
+    ``dirty[0]`` (``dirty[1]``) are rows to relax from above (below): at first, the sources' rows.
+    """
+    for row in range(height - 1, -1, -1):
+        if dirty[0, row + 1]:
+            relax_leftwards(distance, costs, row, width)
+            dirty[0, row + 2] = dirty[1, row] = True
     moving = True
     while moving:
         moving = False
-        for row in range(height):
-            if dirty[0, row + 1]:
-                dirty[0, row + 1] = False
-                if relax_row(distance, costs, row, row - 1, width, diagonal):
-                    moving = True
-                    dirty[0, row + 2] = dirty[1, row] = True
-        for row in range(height - 1, -1, -1):
-            if dirty[1, row + 1]:
-                dirty[1, row + 1] = False
-                if relax_row(distance, costs, row, row + 1, width, diagonal):
-                    moving = True
-                    dirty[0, row + 2] = dirty[1, row] = True
+        for step in (1, -1):
+            side = 0 if step == 1 else 1
+            for i in range(height):
+                row = i if step == 1 else height - 1 - i
+                if dirty[side, row + 1]:
+                    dirty[side, row + 1] = False
+                    if relax_rightwards(distance, costs, row, row - step, width, diagonal):
+                        relax_leftwards(distance, costs, row, width)
+                        moving = True
+                        dirty[0, row + 2] = dirty[1, row] = True
 
 
 @kernel
@@ -125,53 +128,65 @@ def start(p, at, d, least, costs, distance):
 
 
 @jitable
-def neighbour(cell, k, height, width, diagonal):
-    """The k-th neighbour in row-major order; -1 outside the grid."""
-    if diagonal:
-        k += k >= 4  # 0 .. 8 without the cell itself
-        row, column = cell // width + k // 3 - 1, cell % width + k % 3 - 1
-    else:
-        row, column = cell // width, cell % width
-        if k == 0:
-            row -= 1
-        elif k == 1:
-            column -= 1
-        elif k == 2:
-            column += 1
-        else:
-            row += 1
-    if row < 0 or row >= height or column < 0 or column >= width:
-        return -1
-    return row * width + column
-
-
-@jitable
-def tight(distance, costs, u, v, width, lane):
-    """Whether ``D(v) = D(u) + w(v)``."""
-    through = distance[inner(u, width), lane] + costs[v, lane]
-    return through == distance[inner(v, width), lane]
+def explained(d_u, w, d_v, step, first):
+    """``step`` in the lanes where neighbour ``u`` explains ``v`` from a smaller distance."""
+    return select((d_u + w == d_v) & (d_u < d_v), np.int32(step), first)
 
 
 @kernel
-def leave_tie(distance, costs, before, v, source, size, lane, scratch, y, column):
+def steps_back(distance, costs, height, width, diagonal, back):
+    """``back[v]``, the step from ``v`` to the cell that the way to it comes from, or 0.
+
+    There is none from the source, nor where only equal distances explain ``v``'s.
+    """
+    down = width + 2  # a row further, in ``distance``
+    for row in range(height):
+        for c in range(width):
+            v, x = row * width + c, (row + 1) * down + c + 1
+            d_v, w = load(distance, x * LANES), load(costs, v * LANES)
+            step = broadcast(np.int32(0))
+            # From the last neighbour to the first, which stays.
+            if diagonal:
+                step = explained(load(distance, (x + down + 1) * LANES), w, d_v, width + 1, step)
+            step = explained(load(distance, (x + down) * LANES), w, d_v, width, step)
+            if diagonal:
+                step = explained(load(distance, (x + down - 1) * LANES), w, d_v, width - 1, step)
+            step = explained(load(distance, (x + 1) * LANES), w, d_v, 1, step)
+            step = explained(load(distance, (x - 1) * LANES), w, d_v, -1, step)
+            if diagonal:
+                step = explained(load(distance, (x - down + 1) * LANES), w, d_v, 1 - width, step)
+            step = explained(load(distance, (x - down) * LANES), w, d_v, -width, step)
+            if diagonal:
+                step = explained(load(distance, (x - down - 1) * LANES), w, d_v, -1 - width, step)
+            store(back, v * LANES, step)
+
+
+@kernel
+def leave_tie(distance, costs, back, v, source, size, lane, scratch, y, column):
     """Mark the way from ``v``, through equal distances, to where a smaller one comes before.
 
     Breadth first, neighbours in row-major order: the first such cell to be reached ends the way
     that the tie rule wants. Returns it.
     """
-    height, width, diagonal = size
+    width, diagonal = size[1], size[2]
     queue, towards = scratch  # towards[u]: the cell that u leads to, -1 where not reached
     queue[0], towards[v] = v, v
     reached, first, found = 1, 0, -1
     while found < 0:
         x = queue[first]
         first += 1
-        for k in range(8 if diagonal else 4):
-            u = neighbour(x, k, height, width, diagonal)
-            if u >= 0 and towards[u] < 0 and tight(distance, costs, u, x, width, lane):
+        place = inner(x, width)
+        d_x, w = distance[place, lane], costs[x, lane]
+        for k in range(9):
+            i, j = k // 3 - 1, k % 3 - 1
+            if i * j != 0 and not diagonal:
+                continue
+            # Outside the grid distances are infinite, and explain nothing.
+            u = x + i * width + j
+            if distance[place + i * (width + 2) + j, lane] + w == d_x and towards[u] < 0:
                 queue[reached], towards[u] = u, x
                 reached += 1
-                if before[u, lane] >= 0 or u == source:
+                if back[u, lane] != 0 or u == source:
                     found = u
                     break
     u = found
@@ -183,58 +198,47 @@ def leave_tie(distance, costs, before, v, source, size, lane, scratch, y, column
     return found
 
 
-@jitable
-def explained(d_u, w, d_v, k, first):
-    """``k`` in the lanes where neighbour ``u`` explains ``v`` from a smaller distance."""
-    return select((d_u + w == d_v) & (d_u < d_v), np.int32(k), first)
+@kernel
+def walk(back, cells, y, at):
+    """Mark every lane's way on from ``cells``, to where no step back is known."""
+    for lane in range(0, LANES, 4):  # side by side, since a step waits for the one before
+        v0, v1, v2, v3 = cells[lane], cells[lane + 1], cells[lane + 2], cells[lane + 3]
+        moving = True
+        while moving:
+            y[v0, at + lane] = y[v1, at + lane + 1] = 1
+            y[v2, at + lane + 2] = y[v3, at + lane + 3] = 1
+            step0, step1 = back[v0, lane], back[v1, lane + 1]
+            step2, step3 = back[v2, lane + 2], back[v3, lane + 3]
+            v0, v1, v2, v3 = v0 + step0, v1 + step1, v2 + step2, v3 + step3
+            moving = (step0 | step1 | step2 | step3) != 0
+        cells[lane], cells[lane + 1], cells[lane + 2], cells[lane + 3] = v0, v1, v2, v3
 
 
 @kernel
-def predecessors(distance, costs, height, width, diagonal, before):
-    """``before[v]``, which neighbour the way to ``v`` comes from, (k of ``neighbour``) or -1."""
-    above, below = -(width + 2), width + 2
-    for v in range(height * width):
-        x = inner(v, width)
-        d_v, w = load(distance, x * LANES), load(costs, v * LANES)
-        first = broadcast(np.int32(-1))
-        if diagonal:  # from the last to the first, which stays
-            first = explained(load(distance, (x + below + 1) * LANES), w, d_v, 7, first)
-            first = explained(load(distance, (x + below) * LANES), w, d_v, 6, first)
-            first = explained(load(distance, (x + below - 1) * LANES), w, d_v, 5, first)
-            first = explained(load(distance, (x + 1) * LANES), w, d_v, 4, first)
-            first = explained(load(distance, (x - 1) * LANES), w, d_v, 3, first)
-            first = explained(load(distance, (x + above + 1) * LANES), w, d_v, 2, first)
-            first = explained(load(distance, (x + above) * LANES), w, d_v, 1, first)
-            first = explained(load(distance, (x + above - 1) * LANES), w, d_v, 0, first)
-        else:
-            first = explained(load(distance, (x + below) * LANES), w, d_v, 3, first)
-            first = explained(load(distance, (x + 1) * LANES), w, d_v, 2, first)
-            first = explained(load(distance, (x - 1) * LANES), w, d_v, 1, first)
-            first = explained(load(distance, (x + above) * LANES), w, d_v, 0, first)
-        store(before, v * LANES, first)
-
-
-@kernel
-def walk(distance, costs, before, source, target, size, lane, scratch, y, column):
-    """Mark one lane's path in ``y``; raises if there is none of finite cost."""
-    width, diagonal = size[1], size[2]
-    if not distance[inner(target, width), lane] < np.inf:
-        raise ValueError(
-            "theta has an instance without a path of finite cost from source to target: "
-            "walls (+inf) separate them, or its costs add up to more than the dtype can hold"
-        )
-    v = target
-    y[v, column] = 1
-    while v != source:
-        k = np.int64(before[v, lane])
-        if k < 0:
-            v = leave_tie(distance, costs, before, v, source, size, lane, scratch, y, column)
-        elif diagonal:
-            k += k >= 4
-            v += (k // 3 - 1) * width + k % 3 - 1
-        else:
-            v += (-width, -1, 1, width)[k]
-        y[v, column] = 1
+def mark_paths(work, size, places, which, count, y, at):
+    """Mark the paths of lanes in ``y``; raises if one of ``count`` has none of finite cost."""
+    distance, costs, back, _, cells, scratch = work
+    for lane in range(LANES):
+        if lane == 0 or which[lane] != which[lane - 1]:
+            target = places[which[lane], 1]
+            place = inner(target, size[1])
+        cells[lane] = target
+        if lane < count and not distance[place, lane] < np.inf:
+            raise ValueError(
+                "theta has an instance without a path of finite cost from source to target: "
+                "walls (+inf) separate them, or its costs add up to more than the dtype can hold"
+            )
+    arrived = False
+    while not arrived:
+        walk(back, cells, y, at)
+        arrived = True
+        for lane in range(count):
+            source = places[which[lane], 0]
+            if cells[lane] != source:
+                arrived = False
+                cells[lane] = leave_tie(
+                    distance, costs, back, cells[lane], source, size, lane, scratch, y, at + lane
+                )
 
 
 # ------------------------------------------------------------------------------------ the oracle
@@ -248,7 +252,7 @@ def prepare(theta, scale, d, kind):
 @jitable
 def solve(p, d, count, places, which, options, work, y):
     """Distances of a block of lanes, then their paths."""
-    distance, costs, before, dirty, scratch = work
+    distance, costs, back, dirty, _, _ = work
     size = options[0], options[1], options[2] == 8
     height, width, diagonal = size
     least = bits_float(options[3])
@@ -256,16 +260,14 @@ def solve(p, d, count, places, which, options, work, y):
     for at in range(0, count, LANES):
         start(p, at, d, least, costs, distance)
         for lane in range(LANES):
-            source = places[which[lane], 0]
-            distance[inner(source, width), lane] = costs[source, lane]
-            row = source // width
-            dirty[:, row + 1] = True
-            dirty[0, row + 2] = dirty[1, row] = True
+            if lane == 0 or which[lane] != which[lane - 1]:
+                source = places[which[lane], 0]
+                place = inner(source, width)
+                dirty[0, source // width + 1] = True
+            distance[place, lane] = costs[source, lane]
         relax(distance, costs, height, width, diagonal, dirty)
-        predecessors(distance, costs, height, width, diagonal, before)
-        for lane in range(min(LANES, count - at)):
-            source, target = places[which[lane], 0], places[which[lane], 1]
-            walk(distance, costs, before, source, target, size, lane, scratch, y, at + lane)
+        steps_back(distance, costs, height, width, diagonal, back)
+        mark_paths(work, size, places, which, min(LANES, count - at), y, at)
 
 
 @kernel

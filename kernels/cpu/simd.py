@@ -297,6 +297,20 @@ def lane_indices(typing_context):
 
 
 @intrinsic
+def smaller(typing_context, a, b):
+    """The smaller of two real vectors, lane by lane; neither has a NaN.
+
+    A ``select`` would do, but of one that is stored to where ``b`` was loaded from LLVM makes a
+    masked store, which a later load must wait for on Zen 4.
+    """
+
+    def codegen(context, builder, sig, args):
+        return call_llvm(builder, "minnum", args, fastmath=("nnan", "nsz"))
+
+    return a(a, b), codegen
+
+
+@intrinsic
 def any_lane(typing_context, mask):
     """Whether the mask holds in any lane."""
 
@@ -448,8 +462,8 @@ def convert(context, builder, value, from_dtype, to_dtype):
     return (builder.sext if from_kind == 1 else builder.zext)(value, target)
 
 
-def call_llvm(builder, name, args):
-    """Call an LLVM intrinsic of real arguments, ``fma`` or ``sqrt``, on scalars or on lanes."""
+def call_llvm(builder, name, args, fastmath=()):
+    """Call an LLVM intrinsic of real arguments, say ``fma`` or ``sqrt``, on scalars or on lanes."""
     real = args[0].type
     element = real.element if isinstance(real, ir.VectorType) else real
     suffix = "f32" if isinstance(element, ir.FloatType) else "f64"
@@ -458,7 +472,7 @@ def call_llvm(builder, name, args):
     function = builder.module.globals.get(full_name)
     if function is None:
         function = ir.Function(builder.module, ir.FunctionType(real, [real] * len(args)), full_name)
-    return builder.call(function, args)
+    return builder.call(function, args, fastmath=fastmath)
 
 
 NUMPY_TO_NUMBA = {
