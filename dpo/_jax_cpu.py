@@ -444,7 +444,7 @@ def dense(like):
             counts = np.zeros((p.rows, 1, p.d), np.int64)
             sums = np.zeros((p.rows, 1, size if is_product else size * p.d))
             argmax_dense.run(
-                no, zero, p.rows, one, op,
+                no, zero, p.rows, (one, one), op,
                 (
                     (p.family, kind, np.int64(INDEPENDENT), np.int64(SCORE)), c.key,
                     np.empty((0, 0), np.uint32), c.theta,

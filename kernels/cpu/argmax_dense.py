@@ -66,12 +66,13 @@ def memo_words(problem, d, dtype):
 
 
 NS_PER_COORDINATE = 1.5
+RECALL_READS_SCORES = False
 
 
 @kernel
-def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
+def run(few, begin, end, split, operation, call, memo, solutions, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
     run_tasks(
-        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
-        solutions, counts, sums,
+        workspace, prepare, solve, note, recall, RECALL_READS_SCORES, few, begin, end, split,
+        operation, call, memo, solutions, counts, sums,
     )  # fmt: skip

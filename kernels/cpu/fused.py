@@ -12,8 +12,9 @@
 The last entry (row) of jvp (jacobian) is of y = 1. Squares and the second count are there if asked
 for; ``sums.py`` says what they are of when samples come in pairs.
 
-**Mapping.** A lane is a sample, thirty-two at a time. Where the samples are few (``FEW``) a
-lane is a (row, sample) instead, whatever row: see ``run_few``. A task is a row, one strand of a
+**Mapping.** A lane is a sample, thirty-two at a time. What is left of several rows' samples shares
+a group of lanes, (row, sample) each: see ``solve_remainders``. Where the samples are few (``FEW``)
+all lanes are such: see ``run_few``. A task is a row, the rows that share a group, one strand of a
 row, or a block of thirty-two rows.
 
 **Memory.** O(32 d) a thread; O(256 d) where d is small and for Jacobians. Independent of M.
@@ -21,7 +22,8 @@ row, or a block of thirty-two rows.
 **Determinism.** As in ``argmax.py``: chunks of 256 samples, lanes joined by a tree, sixteen
 strands. With at most eight samples a row sums run over the samples in order, in float64.
 
-**Oracles.** Each is a file with five functions, which the compiler inlines or calls:
+**Oracles.** Each is a file with five functions, which the compiler inlines or calls, and with
+``RECALL_READS_SCORES``, whether the last of them needs ``p``:
 
     workspace(theta, options, lanes)                     arrays that live as long as a launch
     prepare(theta, scale, d, kind)                       once a row; may rewrite theta
@@ -34,13 +36,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bits import fma
+from ..bits import int32
 from ..codes import ANTITHETIC, JACOBIAN, JVP, MAXIMUM, MOMENTS, MULTIPLICATIVE, VALUE, VJP
 from . import sums as add
 from ._jit import jitable
 from .accumulate import CHUNK, STRANDS
 from .perturb import fill
-from .simd import LANES, lane_array
+from .simd import LANES, lane_array, lane_indices, lane_rows, load, row_width, store
 
 WIDE = 32
 """Coordinates up to which a whole chunk is a block."""
@@ -56,9 +58,11 @@ def room(wanted, rows, columns, like):
 def load_row(prepare, theta, scale, b, kind, padded, scales):
     """Row ``b``'s scores and temperatures, as the solver's noise will meet them."""
     d = theta.shape[1]
-    for i in range(d):
-        padded[i] = theta[b, i]
-        scales[i] = scale[b, i if scale.shape[1] > 1 else 0]
+    padded[:d] = theta[b]
+    if scale.shape[1] > 1:
+        scales[:d] = scale[b]
+    else:
+        scales[:d] = scale[b, 0]
     prepare(padded, scales, d, kind)
 
 
@@ -84,20 +88,153 @@ def copy_solutions(y, d, count, solutions):
 
 
 @jitable
-def run_samples(
-    workspace, prepare, solve, note, recall, task_begin, task_end, parts, operation, call, memo,
-    solutions, counts, sums,
+def transpose(rows, lanes):
+    """``lanes[i, lane] = rows[lane, i]``, of rows that are padded to whole ``row_width``s."""
+    width = row_width(lanes)
+    table = rows.reshape((rows.size // width, width))
+    first = int32(lane_indices()) * np.int32(rows.shape[1] // width)
+    for j in range(rows.shape[1] // width):
+        columns = lane_rows(table, first + np.int32(j))
+        for r in range(width):
+            store(lanes, (j * width + r) * LANES, columns[r])
+
+
+@jitable
+def gather(values, which, rows, lanes):
+    """``lanes[i, lane] = values[which[lane], i]``; ``rows`` is scratch."""
+    for lane in range(LANES):
+        for i in range(values.shape[1]):
+            rows[lane, i] = values[which[lane], i]
+    transpose(rows, lanes)
+
+
+@jitable
+def new_seats(wanted, theta):
+    """What ``take_seats`` fills: scores, temperatures, samples and rows of lanes; scratch."""
+    size = (theta.shape[1] + 7) // 8 * 8 if wanted else 0  # a whole ``row_width``
+    x, e = lane_array(size, LANES, theta), lane_array(size, LANES, theta)
+    samples, rows = np.zeros(LANES, np.uint64), np.zeros(LANES, np.uint64)
+    which = np.zeros(LANES, np.int64)
+    padded, scales = np.zeros((LANES, size), theta.dtype), np.ones((LANES, size), theta.dtype)
+    return x, e, samples, rows, which, padded, scales
+
+
+@jitable
+def take_seats(prepare, seats, theta, scale, row_ids, kind, first_row, window, n, problems):
+    """Lane ``l`` gets problem ``k = n + l`` of ``problems``; lanes beyond repeat the last.
+
+    With ``window``'s number of samples a row, and first sample, problem ``k`` is sample ``k % M``
+    of row ``first_row + k // M``.
+    """
+    x, e, samples, rows, which, padded, scales = seats
+    for lane in range(LANES):
+        b, m = divmod(min(n + lane, problems - 1), window[0])
+        b += first_row
+        which[lane], rows[lane], samples[lane] = b, row_ids[b], window[1] + m
+        if lane > 0 and b == which[lane - 1]:
+            padded[lane] = padded[lane - 1]
+            scales[lane] = scales[lane - 1]
+        else:
+            load_row(prepare, theta, scale, b, kind, padded[lane], scales[lane])
+    transpose(padded, x)
+    if scale.shape[1] > 1:
+        transpose(scales, e)
+    else:
+        e[0] = scales[:, 0]
+        for i in range(1, e.shape[0]):
+            store(e, i * LANES, load(e, 0))
+
+
+@jitable
+def rooms_beyond(wanted, p, s, z, y, memo):
+    """Room for what ``solve_remainders`` leaves: as ``p``, ``s``, ``z`` and ``y`` of one group of
+    lanes, and its memo.
+
+    Each has a row more, so that 32 lanes can be read from any lane on; what is read beyond is
+    finite.
+    """
+    noted = wanted and memo.size > 0
+    return (
+        room_beyond(wanted, p), room_beyond(wanted, s), room_beyond(wanted, z),
+        room_beyond(wanted, y), np.empty((1 if noted else 0, memo.shape[1], LANES), np.int32),
+    )  # fmt: skip
+
+
+@jitable
+def room_beyond(wanted, a):
+    """Zeros, if wanted and where ``a`` has room."""
+    result = room(wanted and a.size > 0, a.shape[0] + 1, LANES, a)
+    result[...] = 0
+    return result
+
+
+@jitable
+def solve_remainders(
+    prepare, solve, note, recall, operation, call, first_row, end_row, memo, seats, work, beyond
 ):  # fmt: skip
-    """Tasks of rows (``parts`` = 1) or of strands of rows (16); lanes are samples."""
+    """Decide, in one group of lanes, the samples that rows have beyond their whole groups.
+
+    ``beyond`` receives what ``fill`` and ``decide`` give for them, a (row, sample) a lane.
+    """
+    draw, key, directions, theta, scale, row_ids, window, _, _, _, options, places = call
+    p, s, z, y, kept = beyond
+    x, e, samples, rows, which = seats[:5]
+    d, groups = theta.shape[1], (window[0] + LANES - 1) // LANES
+    whole = (groups - 1) * LANES
+    remainder = window[0] - whole
+    count, left = (end_row - first_row) * remainder, (remainder, window[1] + whole)
+    take_seats(prepare, seats, theta, scale, row_ids, draw[1], first_row, left, 0, count)
+    fill(draw, key, directions, samples, rows, x, e, d, LANES, p, s, z)
+    known = operation == VJP and memo.size > 0
+    if known:
+        for lane in range(count):
+            b, m = first_row + lane // remainder, lane % remainder
+            for word in range(memo.shape[1]):
+                kept[0, word, lane] = memo[(b + 1) * groups - 1, word, m]
+    decide(solve, note, recall, operation, p, d, count, places, which, options, kept, 0, work, y)
+    if memo.size > 0 and not known:
+        for lane in range(count):
+            b, m = first_row + lane // remainder, lane % remainder
+            for word in range(memo.shape[1]):
+                memo[(b + 1) * groups - 1, word, m] = kept[0, word, lane]
+
+
+@jitable
+def shift_lanes(a, first, b, at):
+    """Lanes ``at ..`` of ``b`` from lanes ``first ..`` of ``a``, which is 32 lanes wide."""
+    for i in range(b.shape[0]):
+        store(b, i * b.shape[1] + at, load(a, i * LANES + first))
+
+
+@jitable
+def take_remainder(operation, beyond, first, p, s, z, y, at):
+    """A row's lanes of what ``solve_remainders`` left, from ``first`` on, become lanes ``at ..``.
+
+    With them come lanes that are no samples of the row, as where nothing is shared.
+    """
+    shift_lanes(beyond[1], first, s, at)
+    shift_lanes(beyond[2], first, z, at)
+    shift_lanes(beyond[3], first, y, at)
+    if operation in (MAXIMUM, MOMENTS):
+        shift_lanes(beyond[0], first, p, at)
+
+
+@jitable
+def run_samples(
+    workspace, prepare, solve, note, recall, reads_scores, task_begin, task_end, split, operation,
+    call, memo, solutions, counts, sums,
+):  # fmt: skip
+    """Lanes are samples. ``split`` says how many parts a row has, one or all strands, and how many
+    rows make a task, one unless their remainders share a group."""
     draw, key, directions, theta, scale, row_ids, window, v, mean, pull, options, places = call
     num_samples, first_sample = window
+    parts, together = split
     d = theta.shape[1]
     size = (d + 3) // 4 * 4
     block = CHUNK if operation == JACOBIAN or d <= WIDE else LANES
-    paired = draw[2] == ANTITHETIC
     zero = theta.dtype.type(0.0)
     padded, scales = np.zeros(size, theta.dtype), np.ones(size, theta.dtype)
-    p = lane_array(size, block, theta)
+    p = room(reads_scores or operation != VJP or memo.size == 0, size, block, theta)
     s = room(operation in (VJP, JVP, JACOBIAN), size, block, theta)
     z = room(operation == MOMENTS, size, block, theta)
     y = lane_array(d, block, memo)
@@ -109,68 +246,88 @@ def run_samples(
     which = np.zeros(LANES, np.int64)
     work = workspace(theta, options, block)
     groups = (num_samples + LANES - 1) // LANES
+    shared = num_samples % LANES if together > 1 else 0
+    seats, beyond = new_seats(shared > 0, theta), rooms_beyond(shared > 0, p, s, z, y, memo)
     for task in range(task_begin, task_end):
-        b, part = divmod(task, parts)
-        row[0] = row_ids[b]
-        which[:] = b
-        load_row(prepare, theta, scale, b, draw[1], padded, scales)
-        for first_chunk in range(part, STRANDS, parts):
-            if first_chunk * CHUNK >= num_samples:
-                break
-            strand[...] = 0.0
-            for m in range(first_chunk * CHUNK, num_samples, STRANDS * CHUNK):
-                if operation != VALUE and operation != JACOBIAN:
-                    lanes[...] = zero
-                    values[...] = 0.0
-                for at in range(m, min(m + CHUNK, num_samples), block):
-                    count = min(block, num_samples - at)
-                    sample[0] = first_sample + at
-                    fill(draw, key, directions, sample, row, padded, scales, d, count, p, s, z)
-                    decide(
-                        solve, note, recall, operation, p, d, count, places, which, options, memo,
-                        b * groups + at // LANES, work, y,
-                    )  # fmt: skip
-                    if count % LANES != 0:
-                        add.clear_tail(y, count)
-                    if operation != VJP:
-                        add.add_counts(y, d, count, paired, counts[task])
-                    if solutions.size > 0:
-                        copy_solutions(y, d, count, solutions[b, at:])
-                    if operation == MAXIMUM:
-                        add.add_maximum(y, d, p, count, paired, values)
-                    elif operation == VJP:
-                        add.project(y, d, count, v[b], mean[b], pull, weights)
-                        add.add_scores(weights, s, d, count, paired, lanes)
-                    elif operation == JVP:
-                        add.score_products(s, d, count, v[b], weights)
-                        add.add_products(y, d, weights, count, paired, pull, lanes)
-                    elif operation == JACOBIAN:
+        first_row, part = task // parts * together, task % parts
+        end_row = min(first_row + together, theta.shape[0])
+        if shared > 0:
+            solve_remainders(
+                prepare, solve, note, recall, operation, call, first_row, end_row, memo, seats,
+                work, beyond,
+            )  # fmt: skip
+        for b in range(first_row, end_row):
+            result = b * parts + part
+            row[0] = row_ids[b]
+            which[:] = b
+            load_row(prepare, theta, scale, b, draw[1], padded, scales)
+            for first_chunk in range(part, STRANDS, parts):
+                if first_chunk * CHUNK >= num_samples:
+                    break
+                strand[...] = 0.0
+                for m in range(first_chunk * CHUNK, num_samples, STRANDS * CHUNK):
+                    if operation != VALUE and operation != JACOBIAN:
+                        lanes[...] = zero
+                        values[...] = 0.0
+                    for at in range(m, min(m + CHUNK, num_samples), block):
+                        count = min(block, num_samples - at)
+                        whole = count - shared if at + count == num_samples else count
+                        if whole > 0:
+                            sample[0] = first_sample + at
+                            fill(
+                                draw, key, directions, sample, row, padded, scales, d, whole, p, s,
+                                z,
+                            )  # fmt: skip
+                            decide(
+                                solve, note, recall, operation, p, d, whole, places, which, options,
+                                memo, b * groups + at // LANES, work, y,
+                            )  # fmt: skip
+                        if whole < count:
+                            first = (b - first_row) * shared
+                            take_remainder(operation, beyond, first, p, s, z, y, whole)
                         if count % LANES != 0:
-                            add.clear_tail(s, count)
-                        add.add_outer(y, d, s, count, paired, pull, lanes, strand)
-                    elif operation == MOMENTS:
-                        multiplicative = draw[1] == MULTIPLICATIVE
-                        add.add_moments(y, d, p, z, count, multiplicative, lanes)
-                if operation == MAXIMUM:
-                    add.add_trees(values, strand)
-                elif operation != VALUE and operation != JACOBIAN:
-                    add.add_trees(lanes, strand)
-            sums[task] += strand
+                            add.clear_tail(y, count)
+                        if solutions.size > 0:
+                            copy_solutions(y, d, count, solutions[b, at:])
+                        add_block(
+                            operation, draw, d, count, p, s, z, y, v[b : b + 1], mean[b : b + 1],
+                            pull, weights, lanes, values, strand, counts[result],
+                        )  # fmt: skip
+                    if operation == MAXIMUM:
+                        add.add_trees(values, strand)
+                    elif operation != VALUE and operation != JACOBIAN:
+                        add.add_trees(lanes, strand)
+                sums[result] += strand
 
 
 @jitable
-def gather(values, which, count, lanes):
-    """``lanes[i, lane] = values[which[lane], i]``, (d, 32) from (rows, d)."""
-    for first in range(0, values.shape[1], 16):  # a block at a time stays in the L1 cache
-        for lane in range(count):
-            for i in range(first, min(first + 16, values.shape[1])):
-                lanes[i, lane] = values[which[lane], i]
+def add_block(
+    operation, draw, d, count, p, s, z, y, v, mean, pull, weights, lanes, values, strand, counts
+):  # fmt: skip
+    """What a block of a row's samples adds; ``v`` and ``mean`` hold one row, if any."""
+    paired = draw[2] == ANTITHETIC
+    if operation != VJP:
+        add.add_counts(y, d, count, paired, counts)
+    if operation == MAXIMUM:
+        add.add_maximum(y, d, p, count, paired, values)
+    elif operation == VJP:
+        add.project(y, d, count, v[0], mean[0], pull, weights)
+        add.add_scores(weights, s, d, count, paired, lanes)
+    elif operation == JVP:
+        add.score_products(s, d, count, v[0], weights)
+        add.add_products(y, d, weights, count, paired, pull, lanes)
+    elif operation == JACOBIAN:
+        if count % LANES != 0:
+            add.clear_tail(s, count)
+        add.add_outer(y, d, s, count, paired, pull, lanes, strand)
+    elif operation == MOMENTS:
+        add.add_moments(y, d, p, z, count, draw[1] == MULTIPLICATIVE, lanes)
 
 
 @jitable
 def run_few(
-    workspace, prepare, solve, note, recall, block_begin, block_end, operation, call, memo, counts,
-    sums,
+    workspace, prepare, solve, note, recall, reads_scores, block_begin, block_end, operation, call,
+    memo, counts, sums,
 ):  # fmt: skip
     """Blocks of thirty-two rows of at most ``FEW`` samples: value, maximum and vjp.
 
@@ -178,97 +335,46 @@ def run_few(
     all lanes are full whatever the number of samples.
     """
     draw, key, directions, theta, scale, row_ids, window, v, mean, pull, options, places = call
-    num_samples, first_sample = window
+    num_samples = window[0]
     d = theta.shape[1]
-    size = (d + 3) // 4 * 4
+    size = (d + 7) // 8 * 8
     paired = draw[2] == ANTITHETIC
-    padded, scales = np.zeros(size, theta.dtype), np.ones(size, theta.dtype)
-    x, e = np.zeros((size, LANES), theta.dtype), np.ones((size, LANES), theta.dtype)
-    p = lane_array(size, LANES, theta)
+    seats = new_seats(True, theta)
+    x, e, samples, ids, which, padded, _ = seats
+    p = room(reads_scores or operation != VJP or memo.size == 0, size, LANES, theta)
     s = room(operation == VJP, size, LANES, theta)
-    directed = room(operation == VJP, d, LANES, theta)
-    centre = room(operation == VJP, d, LANES, theta)
-    y = lane_array(d, LANES, memo)
-    weights = np.zeros(LANES, theta.dtype)
-    samples, rows = np.zeros(LANES, np.uint64), np.zeros(LANES, np.uint64)
-    which = np.zeros(LANES, np.int64)
+    directed = room(operation == VJP, size, LANES, theta)
+    centre = room(operation == VJP, size, LANES, theta)
+    y = lane_array(size, LANES, memo)
+    weights, values = np.zeros(LANES, theta.dtype), np.zeros(LANES, np.float64)
+    rows = lane_array(LANES, size, values)
     work = workspace(theta, options, LANES)
     for block in range(block_begin, block_end):
         first = block * LANES
         problems = min(LANES, theta.shape[0] - first) * num_samples
         for n in range(0, problems, LANES):
             count = min(LANES, problems - n)
-            for lane in range(LANES):
-                b, m = divmod(n + min(lane, count - 1), num_samples)
-                b += first
-                which[lane], rows[lane], samples[lane] = b, row_ids[b], first_sample + m
-                if lane == 0 or b != which[lane - 1]:
-                    load_row(prepare, theta, scale, b, draw[1], padded, scales)
-                for i in range(d):
-                    x[i, lane], e[i, lane] = padded[i], scales[i]
-            fill(draw, key, directions, samples, rows, x, e, d, LANES, p, s, s[:0])
+            take_seats(prepare, seats, theta, scale, row_ids, draw[1], first, window, n, problems)
+            fill(draw, key, directions, samples, ids, x, e, d, LANES, p, s, s[:0])
             decide(
                 solve, note, recall, operation, p, d, LANES, places, which, options, memo,
                 block * num_samples + n // LANES, work, y,
             )  # fmt: skip
             if operation == VJP:
-                gather(v, which, LANES, directed)
-                gather(mean, which, LANES, centre)
+                gather(v, which, padded, directed)
+                gather(mean, which, padded, centre)
                 add.project(y, d, LANES, directed, centre, pull, weights)
-            for lane in range(count):
-                b = which[lane]
-                if operation == VJP:
-                    add_terms(weights, s, d, lane, paired, sums[b])
-                else:
-                    add_solution(y, p, d, lane, paired, operation == MAXIMUM, counts[b], sums[b])
-
-
-@jitable
-def add_terms(weights, s, d, lane, paired, sums):
-    """One sample of the vjp of few: ``sums[0] += a s`` and of its square."""
-    mate = lane ^ 1
-    for i in range(d):
-        term = weights[lane] * s[i, lane]
-        sums[0, i] += np.float64(term)
-        if sums.shape[0] > 1:
-            if paired:
-                term += weights[mate] * s[i, mate]
-            sums[1, i] += np.float64(term) * np.float64(term)
-
-
-@jitable
-def value_of(y, p, d, lane):
-    """``<y, p>`` in float64, coordinates in order; what is not chosen may be infinite."""
-    total = 0.0
-    for i in range(d):
-        if y[i, lane] != 0:
-            total = fma(np.float64(y[i, lane]), np.float64(p[i, lane]), total)
-    return total
-
-
-@jitable
-def add_solution(y, p, d, lane, paired, maximum, counts, sums):
-    """One solution of few: counts and, for the maximum, its value and the square."""
-    mate = lane ^ 1
-    for i in range(d):
-        count = np.int64(y[i, lane])
-        counts[0, i] += count
-        if counts.shape[0] > 1:
-            if paired:
-                count += y[i, mate]
-            counts[1, i] += count * count
-    if maximum:
-        value = value_of(y, p, d, lane)
-        sums[0, 0] += value
-        if paired:
-            value += value_of(y, p, d, mate)
-        sums[1, 0] += value * value
+                add.add_rows_of_terms(weights, s, d, count, paired, which, rows, sums)
+            else:
+                add.add_rows_of_solutions(y, d, count, paired, which, rows, counts)
+            if operation == MAXIMUM:
+                add.add_rows_of_values(y, d, p, count, paired, which, values, sums)
 
 
 @jitable
 def run_tasks(
-    workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
-    solutions, counts, sums,
+    workspace, prepare, solve, note, recall, reads_scores, few, begin, end, split, operation, call,
+    memo, solutions, counts, sums,
 ):  # fmt: skip
     """Tasks ``begin .. end - 1`` of an oracle: its entry point is this, compiled.
 
@@ -277,10 +383,11 @@ def run_tasks(
     """
     if few:
         run_few(
-            workspace, prepare, solve, note, recall, begin, end, operation, call, memo, counts, sums
-        )
+            workspace, prepare, solve, note, recall, reads_scores, begin, end, operation, call,
+            memo, counts, sums,
+        )  # fmt: skip
     else:
         run_samples(
-            workspace, prepare, solve, note, recall, begin, end, parts, operation, call, memo,
-            solutions, counts, sums,
+            workspace, prepare, solve, note, recall, reads_scores, begin, end, split, operation,
+            call, memo, solutions, counts, sums,
         )  # fmt: skip

@@ -29,6 +29,7 @@ from .fused import run_tasks
 from .simd import LANES, any_lane, broadcast, lane_array, load, smaller, store
 
 NS_PER_COORDINATE = 3.0
+RECALL_READS_SCORES = False
 
 
 def memo_words(problem, d, dtype):
@@ -271,9 +272,9 @@ def solve(p, d, count, places, which, options, work, y):
 
 
 @kernel
-def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
+def run(few, begin, end, split, operation, call, memo, solutions, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
     run_tasks(
-        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
-        solutions, counts, sums,
+        workspace, prepare, solve, note, recall, RECALL_READS_SCORES, few, begin, end, split,
+        operation, call, memo, solutions, counts, sums,
     )  # fmt: skip

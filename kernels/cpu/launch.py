@@ -33,6 +33,7 @@ from .accumulate import CHUNK, STRANDS
 from .simd import LANES
 from .threads import get_num_threads, run_tasks
 
+_SHARED_COORDINATES = 1 << 13  # bound on those of rows that share a group of lanes
 _STRAND_BYTES = 1 << 26  # bound on the partial sums of rows that are split over threads
 
 
@@ -284,6 +285,7 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     few = draws.num_samples <= FEW and operation in (VALUE, MAXIMUM, VJP)
     few = few and solutions is None
     parts = 1 if few else call.parts(slots, size)
+    together = 1 if few or parts > 1 else _rows_together(rows, d, draws.num_samples)
     kinds = 2 if call.squares and operation == VALUE else 1
     counts = np.zeros((rows * parts, kinds, d), np.int64)
     sums = np.zeros((rows * parts, slots, size), np.float64)
@@ -308,11 +310,28 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     oracle = _module(problem.oracle)
 
     def tasks(begin: int, end: int) -> None:
-        oracle.run(few, begin, end, parts, operation, kernel_call, memo, solutions, counts, sums)
+        oracle.run(
+            few, begin, end, (parts, together), operation, kernel_call, memo, solutions, counts,
+            sums,
+        )  # fmt: skip
 
-    num_tasks = -(-rows // LANES) if few else rows * parts
+    num_tasks = -(-rows // LANES) if few else -(-rows // together) * parts
     run_tasks(tasks, num_tasks, oracle.NS_PER_COORDINATE * rows * draws.num_samples * d)
     return _joined(counts, sums, parts)
+
+
+def _rows_together(rows: int, d: int, num_samples: int) -> int:
+    """How many rows a task has, so that what their samples leave over shares a group of lanes.
+
+    One where nothing is left over, or little beside the rest, or where rows are so long that what
+    is shared would take as much memory again.
+    """
+    remainder = num_samples % LANES
+    if rows == 0 or remainder == 0 or num_samples > 16 * LANES or d > _SHARED_COORDINATES:
+        return 1
+    threads = get_num_threads()
+    rounds = -(-rows // (LANES // remainder * threads))  # every thread gets as many tasks
+    return -(-rows // (rounds * threads))
 
 
 def _kind(problem: Problem, call: _Call, weighting: int) -> int:

@@ -325,33 +325,33 @@ def fill(draw, key, directions, samples, rows, theta, scale, d, count, p, s, z):
     """Perturbed scores ``p`` of ``count`` problems, and their scores ``s`` and noise ``z``.
 
     ``theta`` and ``scale`` hold whole quads: of one row, whose samples follow ``samples[0]``, or of
-    a row a lane, (size, 32). ``p``, ``s`` and ``z`` are (size, count rounded up); ``s`` and ``z``
-    are skipped where they have no room.
+    a row a lane, (size, 32). ``p``, ``s`` and ``z`` are (size, count rounded up), and are skipped
+    where they have no room.
     """
     family, kind, design, weighting = draw
     one = theta.dtype.type(1.0)
-    stride = p.shape[1]
     for at in range(0, count, LANES):
         sample, row = lanes_of(theta, samples, rows, at)
-        for q in range(p.shape[0] // 4):
+        for q in range((d + 3) // 4):
             w = designed_words(design, directions, q, sample, row, key)
             v = designed_refinement(design, p, w, q, sample, row, key)
             decided = decision_noise(family, p, w, v, d - 4 * q)
             noise = decided
-            if is_family(family, GUMBEL) and kind != RACE:
+            if is_family(family, GUMBEL) and kind != RACE and p.size + z.size > 0:
                 noise = minus_logs(p, decided, d - 4 * q)
             if s.size > 0:
                 score = scores_beside(family, decided, p, w, v, d - 4 * q)
             for r in range(4):
                 i = 4 * q + r
                 x, e = coordinate(theta, i), coordinate(scale, i)
-                store(p, i * stride + at, perturbed(kind, theta, x, e, noise[r]))
+                if p.size > 0:
+                    store(p, i * p.shape[1] + at, perturbed(kind, theta, x, e, noise[r]))
                 if s.size > 0:
                     c = score[r]
                     if weighting == SCALE_SCORE:
                         c = fma(c, noise[r], -one)
                         if kind == MULTIPLICATIVE:
                             c = c - e * score[r]
-                    store(s, i * stride + at, c)
+                    store(s, i * s.shape[1] + at, c)
                 if z.size > 0:
-                    store(z, i * stride + at, noise[r])
+                    store(z, i * z.shape[1] + at, noise[r])

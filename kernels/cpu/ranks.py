@@ -26,6 +26,7 @@ from .simd import LANES, broadcast, load, store
 COUNTING_32, COUNTING_64 = 80, 2048
 """Coordinates up to which ranks are counted, in float32 and float64."""
 NS_PER_COORDINATE = 2.5
+RECALL_READS_SCORES = False
 _LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -257,9 +258,9 @@ def _(p, d, count, work, y):
 
 
 @kernel
-def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
+def run(few, begin, end, split, operation, call, memo, solutions, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
     run_tasks(
-        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
-        solutions, counts, sums,
+        workspace, prepare, solve, note, recall, RECALL_READS_SCORES, few, begin, end, split,
+        operation, call, memo, solutions, counts, sums,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import config, types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, models, register_jitable, register_model
+from numba.extending import intrinsic, models, overload, register_jitable, register_model
 from numba.np.arrayobj import make_array
 
 LANES = 32
@@ -215,6 +215,17 @@ def _lane_rows(typing_context, table, row):
     return result(table, row), codegen
 
 
+def row_width(like):
+    """``ROW_WIDTH`` of an array's dtype."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(row_width, jit_options={"forceinline": True})
+def _(like):
+    width = ROW_WIDTH[like.dtype]
+    return lambda like: width
+
+
 def _transposed(builder, rows, width):
     """LLVM code for the columns of rows of ``width`` entries.
 
@@ -259,6 +270,34 @@ def lane_rows(table, row):
     if CHECK_BOUNDS and any_lane((row < np.int32(0)) | (row >= np.int32(table.shape[0]))):
         raise IndexError("table row out of bounds")
     return _lane_rows(table, row)
+
+
+@intrinsic
+def store_quad(typing_context, rows, i, a, b, c, d):
+    """``rows[lane, i : i + 4] = a[lane], b[lane], c[lane], d[lane]`` in all lanes, of float64."""
+
+    def codegen(context, builder, sig, args):
+        array = make_array(sig.args[0])(context, builder, args[0])
+        stride = builder.extract_value(array.shape, 1)
+        at = args[1]
+        four = ir.VectorType(ir.DoubleType(), 4)
+        for first in range(0, LANES, 8):
+            group = list(range(first, first + 8))
+            x = [_shuffled(builder, v, v, group) for v in args[2:]]
+            for half in range(2):  # lanes 4 half .. 4 half + 3 of the eight
+                lanes = range(4 * half, 4 * half + 4)
+                mixed = [k for lane in lanes for k in (lane, 8 + lane)]
+                ab = _shuffled(builder, x[0], x[1], mixed)
+                cd = _shuffled(builder, x[2], x[3], mixed)
+                for lane in range(4):
+                    pair = [2 * lane, 2 * lane + 1, 8 + 2 * lane, 8 + 2 * lane + 1]
+                    quad = _shuffled(builder, ab, cd, pair)
+                    pointer = builder.bitcast(builder.gep(array.data, [at]), four.as_pointer())
+                    builder.store(quad, pointer, align=8)
+                    at = builder.add(at, stride)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, a, b, c, d), codegen
 
 
 _CACHE_LINE = 64

@@ -20,7 +20,18 @@ from ..bits import float32, float64, fma, int64, select
 from ._jit import jitable, kernel
 from .accumulate import add_quad
 from .perturb import coordinate
-from .simd import LANES, broadcast, lane_array, load, store, sum_integers, swap_neighbours, tree_sum
+from .simd import (
+    LANES,
+    broadcast,
+    lane_array,
+    lane_indices,
+    load,
+    store,
+    store_quad,
+    sum_integers,
+    swap_neighbours,
+    tree_sum,
+)
 
 
 @jitable
@@ -50,9 +61,14 @@ def _(like, x):
 @kernel
 def clear_tail(values, count):
     """Solutions or scores of lanes at and after ``count``, which are no samples, become zero."""
+    stride, at = values.shape[1], count // LANES * LANES
+    if at == count:
+        return
+    is_sample = lane_indices() < np.uint64(count - at)
+    zeros = broadcast(values.dtype.type(0))
     for i in range(values.shape[0]):
-        for lane in range(count, (count + LANES - 1) // LANES * LANES):
-            values[i, lane] = 0
+        x = load(values, i * stride + at)
+        store(values, i * stride + at, select(is_sample, x, zeros))
 
 
 @kernel
@@ -197,16 +213,23 @@ def add_outer(y, d, s, count, paired, pull, lanes, strand):
                 strand[slot, i * d + k] += np.float64(tree)
 
 
+@jitable
+def values_of(y, d, p, at):
+    """``<y, p>`` of lanes ``at ..`` in float64, coordinates in order."""
+    stride = y.shape[1]
+    value = broadcast(0.0)
+    for i in range(d):
+        chosen = float64(load(y, i * stride + at))
+        total = fma(chosen, float64(load(p, i * stride + at)), value)
+        value = select(chosen != 0.0, total, value)  # what is not chosen may be infinite
+    return value
+
+
 @kernel
 def add_maximum(y, d, p, count, paired, lanes):
     """``lanes[0, 0] += <y, p>`` and ``lanes[1, 0]`` of its square, in float64."""
-    stride = y.shape[1]
     for at in range(0, count, LANES):
-        value = broadcast(0.0)
-        for i in range(d):
-            chosen = float64(load(y, i * stride + at))
-            total = fma(chosen, float64(load(p, i * stride + at)), value)
-            value = select(chosen != 0.0, total, value)  # what is not chosen may be infinite
+        value = values_of(y, d, p, at)
         store(lanes, 0, load(lanes, 0) + value)
         pair = of_pair(paired, value)
         at_squares = lanes.shape[1] * LANES
@@ -233,8 +256,79 @@ def add_moments(y, d, p, z, count, multiplicative, lanes):
 @kernel
 def add_trees(lanes, strand):
     """Close a chunk: every accumulator's tree joins the strand, in float64."""
-    for slot in range(strand.shape[0]):
-        for i in range(strand.shape[1]):
-            strand[slot, i] += np.float64(
-                tree_sum(load(lanes, (slot * lanes.shape[1] + i) * LANES))
-            )
+    slots, size = strand.shape
+    for slot in range(slots):
+        first = slot * lanes.shape[1]
+        for q in range(size // 4):
+            at = (first + 4 * q) * LANES
+            four = (
+                load(lanes, at), load(lanes, at + LANES), load(lanes, at + 2 * LANES),
+                load(lanes, at + 3 * LANES),
+            )  # fmt: skip
+            add_quad(strand[slot], q, four)
+        for i in range(size // 4 * 4, size):
+            strand[slot, i] += np.float64(tree_sum(load(lanes, (first + i) * LANES)))
+
+
+# ------------------------------------------------------------------------ lanes of several rows
+
+
+@kernel
+def add_rows_of_solutions(y, d, count, paired, which, rows, counts):
+    """A lane is a sample of row ``b = which[lane]``: ``counts[b, 0] += y``, and of ``y^2``.
+
+    ``rows`` (32, whole quads) is scratch, as below.
+    """
+    for slot in range(counts.shape[1]):
+        for i in range(0, d, 4):
+            store_quad(
+                rows, i,
+                float64(of_pair(paired and slot == 1, load(y, i * LANES))),
+                float64(of_pair(paired and slot == 1, load(y, (i + 1) * LANES))),
+                float64(of_pair(paired and slot == 1, load(y, (i + 2) * LANES))),
+                float64(of_pair(paired and slot == 1, load(y, (i + 3) * LANES))),
+            )  # fmt: skip
+        for lane in range(count):
+            b = which[lane]
+            for i in range(d):
+                x = np.int64(rows[lane, i])
+                counts[b, slot, i] += x if slot == 0 else x * x
+
+
+@jitable
+def squared_term(paired, term):
+    """The square of a term, or of its pair's sum, in float64."""
+    x = float64(of_pair(paired, term))
+    return x * x
+
+
+@kernel
+def add_rows_of_terms(weights, s, d, count, paired, which, rows, sums):
+    """A lane is a sample of row ``b = which[lane]``: ``sums[b, 0] += a s``, and of its square."""
+    a = load(weights, 0)
+    for slot in range(sums.shape[1]):
+        for i in range(0, d, 4):
+            t0, t1 = a * load(s, i * LANES), a * load(s, (i + 1) * LANES)
+            t2, t3 = a * load(s, (i + 2) * LANES), a * load(s, (i + 3) * LANES)
+            if slot == 0:
+                store_quad(rows, i, float64(t0), float64(t1), float64(t2), float64(t3))
+            else:
+                store_quad(
+                    rows, i, squared_term(paired, t0), squared_term(paired, t1),
+                    squared_term(paired, t2), squared_term(paired, t3),
+                )  # fmt: skip
+        for lane in range(count):
+            b = which[lane]
+            for i in range(d):
+                sums[b, slot, i] += rows[lane, i]
+
+
+@kernel
+def add_rows_of_values(y, d, p, count, paired, which, values, sums):
+    """A lane is a sample of row ``b = which[lane]``: ``sums[b, 0] += <y, p>``, and its square."""
+    x = values_of(y, d, p, 0)
+    for slot in range(2):
+        store(values, 0, of_pair(paired and slot == 1, x))
+        for lane in range(count):
+            x_lane = values[lane]
+            sums[which[lane], slot, 0] += x_lane if slot == 0 else x_lane * x_lane

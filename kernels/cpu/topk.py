@@ -29,6 +29,7 @@ from .simd import LANES, any_lane, broadcast, load, store
 INSERTED = 24
 """Largest k that is found by insertion."""
 NS_PER_COORDINATE = 2.0
+RECALL_READS_SCORES = True
 
 
 def memo_words(problem, d, dtype):
@@ -238,9 +239,9 @@ def _(threshold, i, memo, lane):
 
 
 @kernel
-def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
+def run(few, begin, end, split, operation, call, memo, solutions, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
     run_tasks(
-        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
-        solutions, counts, sums,
+        workspace, prepare, solve, note, recall, RECALL_READS_SCORES, few, begin, end, split,
+        operation, call, memo, solutions, counts, sums,
     )  # fmt: skip

@@ -16,10 +16,6 @@ then finds out where and why.
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
 
 from ..bits import float64
 from ..user import BoundSolver, Interrupted
@@ -27,10 +23,21 @@ from . import user_function
 from ._jit import jitable, kernel
 from .bit_memo import note, recall, words
 from .fused import run_tasks
-from .simd import LANES, any_lane, broadcast, lane_array, lane_bits, load, lowest_bit, store
+from .simd import (
+    LANES,
+    any_lane,
+    broadcast,
+    lane_array,
+    lane_bits,
+    load,
+    lowest_bit,
+    store,
+    store_quad,
+)
 from .user_function import call_address
 
 NS_PER_COORDINATE = 5.0
+RECALL_READS_SCORES = False
 
 
 def options(bound: BoundSolver) -> np.ndarray:
@@ -63,43 +70,11 @@ def prepare(theta, scale, d, kind):
 # -------------------------------------------------------------------------------- lanes to rows
 
 
-@intrinsic
-def store_quad(typing_context, rows, i, a, b, c, d):
-    """``rows[lane, i : i + 4] = a[lane], b[lane], c[lane], d[lane]`` for all 32 lanes."""
-
-    def shuffled(builder, x, y, order):
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order)
-        return builder.shuffle_vector(x, y, mask)
-
-    def codegen(context, builder, sig, args):
-        array = make_array(sig.args[0])(context, builder, args[0])
-        stride = builder.extract_value(array.shape, 1)
-        at = args[1]
-        four = ir.VectorType(ir.DoubleType(), 4)
-        for first in range(0, LANES, 8):
-            group = list(range(first, first + 8))
-            x = [shuffled(builder, v, v, group) for v in args[2:]]
-            for half in range(2):  # lanes 4 half .. 4 half + 3 of the eight
-                lanes = range(4 * half, 4 * half + 4)
-                mixed = [k for lane in lanes for k in (lane, 8 + lane)]
-                ab = shuffled(builder, x[0], x[1], mixed)
-                cd = shuffled(builder, x[2], x[3], mixed)
-                for lane in range(4):
-                    pair = [2 * lane, 2 * lane + 1, 8 + 2 * lane, 8 + 2 * lane + 1]
-                    quad = shuffled(builder, ab, cd, pair)
-                    pointer = builder.bitcast(builder.gep(array.data, [at]), four.as_pointer())
-                    builder.store(quad, pointer, align=8)
-                    at = builder.add(at, stride)
-        return context.get_dummy_value()
-
-    return types.void(rows, types.intp, a, b, c, d), codegen
-
-
 @kernel
 def to_rows(p, at, scores):
     """Scores of lanes ``at ..`` as rows of float64."""
     stride = p.shape[1]
-    for i in range(0, p.shape[0], 4):
+    for i in range(0, scores.shape[1], 4):
         store_quad(
             scores, i,
             float64(load(p, i * stride + at)), float64(load(p, (i + 1) * stride + at)),
@@ -153,9 +128,9 @@ def solve(p, d, count, places, which, options, work, y):
 
 
 @kernel
-def run(few, begin, end, parts, operation, call, memo, solutions, counts, sums):
+def run(few, begin, end, split, operation, call, memo, solutions, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
     run_tasks(
-        workspace, prepare, solve, note, recall, few, begin, end, parts, operation, call, memo,
-        solutions, counts, sums,
+        workspace, prepare, solve, note, recall, RECALL_READS_SCORES, few, begin, end, split,
+        operation, call, memo, solutions, counts, sums,
     )  # fmt: skip
