@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools as ft
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -173,12 +174,11 @@ class ShortestPath(Oracle):
 
     def problem(self, shape: tuple[int, ...]) -> Problem:
         height, width = shape[-2:]
-        places = [self._cells(name, shape) for name in ("source", "target")]
         bits = int(np.float64(self.min_cost).view(np.int64))
         return Problem(
             "grid_path",
             (height, width, self.neighbors, bits),
-            np.ascontiguousarray(np.stack(places, -1)),
+            _places(self, shape),
             minimises=True,
             homogeneous=self.min_cost == 0,
         )
@@ -216,6 +216,12 @@ class ShortestPath(Oracle):
             f"of such paths, but row {row} is not: minimum {targets[row].min():g}, maximum "
             f"{targets[row].max():g}, at the ends {ends[0][row]:g} and {ends[1][row]:g}"
         )
+
+
+@ft.lru_cache(maxsize=8)
+def _places(oracle: ShortestPath, shape: tuple[int, ...]) -> np.ndarray:
+    """Source and target of every row: kept, for they take longer than a few small paths."""
+    return np.stack([oracle._cells(name, shape) for name in ("source", "target")], -1)
 
 
 def _tuples(value):
