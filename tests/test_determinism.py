@@ -6,22 +6,29 @@ import numpy as np
 import pytest
 from dpo.kernels import codes
 from dpo.kernels.cpu import launch
-from helpers import adversarial_scores, call
+from helpers import adversarial_scores, call, draws, grid, temperatures
 
 OPERATIONS = range(6)
+SHARING = {
+    "grid": lambda rows: grid(4, 5, rows=rows, min_cost=0.1),
+    "large grid": lambda rows: grid(5, 8, neighbors=4, rows=rows),
+    "topk": lambda rows: codes.Problem("topk", (3,)),
+    "ranks": lambda rows: codes.Problem("ranks"),
+}
 
 
-def everything(theta, family, operation, num_samples=6000):
-    v = np.random.default_rng(0).standard_normal(theta.shape).astype(theta.dtype)
+def everything(theta, family, operation, num_samples=6000, **parameters):
+    v = np.random.default_rng(0).standard_normal(theta.shape[1]).astype(theta.dtype)
     mean = np.full(theta.shape, 1 / theta.shape[1], theta.dtype)
     return call(
         theta,
         family,
         num_samples,
         operation,
-        direction=v,
+        direction=np.broadcast_to(v, theta.shape),
         mean=mean,
         squares=operation != codes.VALUE,
+        **parameters,
     )
 
 
@@ -64,6 +71,46 @@ def test_rows_are_independent(family):
         a, b = everything(theta, family, operation), everything(changed, family, operation)
         np.testing.assert_array_equal(a.totals[0], b.totals[0])
         np.testing.assert_array_equal(a.counts[0], b.counts[0])
+
+
+@pytest.mark.parametrize("num_samples", [10, 36, 100])
+@pytest.mark.parametrize("design", [codes.INDEPENDENT, codes.ANTITHETIC])
+@pytest.mark.parametrize("problem", SHARING)
+def test_rows_whose_remainders_share_lanes(problem, design, num_samples, dtype):
+    """A row alone shares with none, and is the same."""
+    problem = SHARING[problem]
+    d = 20 if problem(1).options[:2] == (4, 5) else 40
+    theta = np.random.default_rng(3).uniform(0, 3, (5, d)).astype(dtype)
+    for operation in OPERATIONS:
+        shared = everything(
+            theta, "gumbel", operation, num_samples, problem=problem(5), design=design
+        )
+        for b in range(5):
+            alone = everything(
+                theta[b : b + 1], "gumbel", operation, num_samples, problem=problem(1),
+                design=design, row_offset=b,
+            )  # fmt: skip
+            np.testing.assert_array_equal(alone.counts[0], shared.counts[b])
+            np.testing.assert_array_equal(alone.totals[0], shared.totals[b])
+
+
+@pytest.mark.parametrize("num_samples", [3, 10, 36, 100])
+@pytest.mark.parametrize("problem", ["grid", "large grid", "topk"])
+def test_what_a_value_keeps_of_rows_that_share_lanes(problem, num_samples, dtype):
+    """A gradient from what was kept is that of deciding again."""
+    problem = SHARING[problem](5)
+    d = 20 if problem.options[:2] == (4, 5) else 40
+    theta = np.random.default_rng(4).uniform(0, 3, (5, d)).astype(dtype)
+    noise = draws("normal", num_samples, d)
+    memo = launch.new_memo(problem, theta, temperatures(theta, 0.5), noise)
+    value = call(theta, "normal", num_samples, problem=problem, memo=memo)
+    again = call(theta, "normal", num_samples, problem=problem)
+    np.testing.assert_array_equal(value.counts, again.counts)
+    v, mean = np.random.default_rng(5).standard_normal((2, 5, d)).astype(dtype)
+    given = dict(problem=problem, direction=v, mean=mean)
+    kept = call(theta, "normal", num_samples, codes.VJP, memo=memo, **given)
+    again = call(theta, "normal", num_samples, codes.VJP, **given)
+    np.testing.assert_array_equal(kept.totals, again.totals)
 
 
 def test_rows_and_samples_draw_distinct_noise():
