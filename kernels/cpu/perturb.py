@@ -21,7 +21,7 @@ from ..codes import ANTITHETIC, INDEPENDENT, MULTIPLICATIVE, RACE, SCALE_SCORE
 from ..noise import GUMBEL, NORMAL
 from ..philox import STREAM_NOISE, STREAM_REFINE, STREAM_SHIFT, philox4x32
 from ._jit import jitable, kernel
-from .simd import LANES, broadcast, lane_indices, load, store
+from .simd import LANES, broadcast, evens_first, lane_indices, load, low_words, store
 
 
 @jitable
@@ -36,9 +36,11 @@ def words(stream, quads, samples, rows, key):
 
     ``key`` is the two words of the seed, and the number of the first quad that a launch sees.
     """
-    quads = uint64(quads) + key[2]
-    w = philox4x32(quads, uint64(samples), uint64(rows), stream, key[0], key[1])
-    return uint32(w[0]), uint32(w[1]), uint32(w[2]), uint32(w[3])
+    quads, samples, rows = uint64(quads) + key[2], uint64(samples), uint64(rows)
+    w = philox4x32(
+        evens_first(quads), evens_first(samples), evens_first(rows), stream, key[0], key[1]
+    )
+    return low_words(w[0]), low_words(w[1]), low_words(w[2]), low_words(w[3])
 
 
 @jitable

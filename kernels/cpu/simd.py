@@ -335,6 +335,45 @@ def lane_indices(typing_context):
     return result(), codegen
 
 
+_EVENS_FIRST = [*range(0, LANES, 2), *range(1, LANES, 2)]
+
+
+@intrinsic
+def evens_first(typing_context, x):
+    """Lanes 0, 2, ..., 30, 1, 3, ..., 31; a scalar stays."""
+
+    def codegen(context, builder, sig, args):
+        if not isinstance(x, Vector):
+            return args[0]
+        return _shuffled(builder, args[0], args[0], _EVENS_FIRST)
+
+    return x(x), codegen
+
+
+@intrinsic
+def low_words(typing_context, x):
+    """The low 32 bits of uint64 lanes that are ``evens_first``, in order; or of a scalar.
+
+    Registers of even and of odd lanes are interleaved, one shuffle each, where narrowing lanes in
+    order takes two and a half.
+    """
+    is_vector = isinstance(x, Vector)
+    result = Vector(types.uint32) if is_vector else types.uint32
+
+    def codegen(context, builder, sig, args):
+        if not is_vector:
+            return builder.trunc(args[0], _INT32)
+        halves = ir.VectorType(_INT32, LANES)
+        first = range(LANES // 2)
+        evens, odds = (
+            builder.bitcast(_shuffled(builder, args[0], args[0], lanes), halves)
+            for lanes in (first, [LANES // 2 + k for k in first])
+        )
+        return _shuffled(builder, evens, odds, [2 * k + n * LANES for k in first for n in (0, 1)])
+
+    return result(x), codegen
+
+
 @intrinsic
 def smaller(typing_context, a, b):
     """The smaller of two real vectors, lane by lane; neither has a NaN.
