@@ -14,6 +14,7 @@ F32, I32 = np.float32, np.int32
 
 _LN2 = F32(0.6931471805599453)
 _ONE, _TWO, _FOUR = F32(1.0), F32(2.0), F32(4.0)
+_FIRST_BIT = I32(-(2**31))
 _MAGIC = I32(0x3F3504F3)  # bits of sqrt(1/2): where the significand's range is cut
 
 # log(1 + f) / f - 1 over f on [sqrt(1/2) - 1, sqrt(2) - 1]; relative error of the log 1.8e-7.
@@ -77,12 +78,15 @@ def exp(x):
 # ------------------------------------------------------------------------------------ the families
 
 
+def folded(x):
+    """The word, or in the upper half its complement: how near it is to its end."""
+    return int32(x) ^ (int32(x) >> I32(31))
+
+
 def tail(x):
     """The word's nearer tail ``t = min(u, 1 - u)`` and whether the word lies in the upper half."""
-    side = int32(x) >> I32(31)
-    near = int32(x) ^ side
-    t = fma(float32(near), F32(2.0**-32), F32(2.0**-33))
-    return t, side < I32(0)
+    t = fma(float32(folded(x)), F32(2.0**-32), F32(2.0**-33))
+    return t, int32(x) < I32(0)
 
 
 def exponential(x):
@@ -108,9 +112,12 @@ _NORMAL_B5 = F32(0.0002656603173818439)
 
 
 def normal(x):
-    """The normal quantile: one rational function of ``-log(2 t)`` for the centre and both tails."""
-    t, upper = tail(x)
-    y = -log(t + t)
+    """The normal quantile: one rational function of ``-log(2 t)`` for the centre and both tails.
+
+    In the lower half it has the sign of ``log(2 t)``; in the upper the word's first bit flips that.
+    """
+    log_2t = log(fma(float32(folded(x)), F32(2.0**-31), F32(2.0**-32)))
+    y = -log_2t
     a = fma(_NORMAL_A5, y, _NORMAL_A4)
     b = fma(_NORMAL_B5, y, _NORMAL_B4)
     a = fma(a, y, _NORMAL_A3)
@@ -121,8 +128,8 @@ def normal(x):
     b = fma(b, y, _NORMAL_B1)
     a = fma(a, y, _NORMAL_A0)
     b = fma(b, y, _ONE)
-    z = y * a / b
-    return select(upper, z, -z)
+    lower = log_2t * a / b
+    return bits_float(int32(float_bits(lower) ^ (int32(x) & _FIRST_BIT)))
 
 
 def gumbel(x):
