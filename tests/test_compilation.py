@@ -79,7 +79,7 @@ for noise in ("normal", "gumbel", "logistic"):
         layer(theta, seed=0), layer.max(theta, seed=0), layer.samples(theta, seed=0)
         layer.estimate(theta, of="vjp", direction=theta, seed=0), layer.jvp(theta, theta, seed=0)
         if d < 50:
-            layer.estimate(theta, of="jacobian", seed=0)
+            layer.estimate(theta, of="jacobian", seed=0), layer.jacobian(theta, seed=0)
             layer = dpo.Perturbed(dpo.TopK((d + 1) // 2), noise, num_samples=m)
             layer.vjp(theta, theta, seed=0), layer.max(theta, seed=0)
             layer = dpo.Perturbed(dpo.ShortestPath(), noise, num_samples=m)

@@ -17,7 +17,7 @@ SHARING = {
 }
 
 
-def everything(theta, family, operation, num_samples=6000, **parameters):
+def everything(theta, family, operation, num_samples=6000, squares=True, **parameters):
     v = np.random.default_rng(0).standard_normal(theta.shape[1]).astype(theta.dtype)
     mean = np.full(theta.shape, 1 / theta.shape[1], theta.dtype)
     return call(
@@ -27,19 +27,22 @@ def everything(theta, family, operation, num_samples=6000, **parameters):
         operation,
         direction=np.broadcast_to(v, theta.shape),
         mean=mean,
-        squares=operation != codes.VALUE,
+        squares=squares and operation != codes.VALUE,
         **parameters,
     )
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    "operation, squares",
+    [*((operation, True) for operation in OPERATIONS), (codes.JACOBIAN, False)],
+)
 @pytest.mark.parametrize("rows", [1, 3, 40])
-def test_any_number_of_threads(threads, family, operation, rows):
+def test_any_number_of_threads(threads, family, operation, squares, rows):
     theta = np.random.default_rng(1).standard_normal((rows, 11)).astype(np.float32)
     results = []
     for n in (1, 2, 5):
         threads(n)
-        results.append(everything(theta, family, operation))
+        results.append(everything(theta, family, operation, squares=squares))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)

@@ -136,6 +136,18 @@ def compare(name, rows, d, m, family, dtype, design="iid", epsilon=0.5, multipli
         np.testing.assert_array_equal(run(JACOBIAN).totals[:, 0], jacobian[:, 0])
 
 
+@pytest.mark.parametrize("name", ["normal", "gumbel", "logistic", "student"])
+@pytest.mark.parametrize("rows, d, m", [(9, 10, 300), (9, 2, 33), (9, 32, 70), (2, 7, 4200)])
+def test_scores_added_up_by_winner(name, rows, d, m):
+    """Jacobians of an argmax of few coordinates, which have a kernel of their own."""
+    theta = adversarial_scores(rows, d, np.float32)
+    epsilon, noise = temperatures(theta, 0.5), draws(name, m, sample_offset=3)
+    expected = reference.Pass(Problem(), theta, epsilon, noise)
+    ours = launch.launch(Problem(), theta, epsilon, noise, JACOBIAN)
+    np.testing.assert_array_equal(ours.counts[:, 0], expected.counts()[:, 0])
+    np.testing.assert_array_equal(ours.totals[:, 0], expected.sums(JACOBIAN)[:, 0])
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("rows, d, m", [(9, 1, 5), (40, 6, 2), (9, 12, 300), (3, 35, 65)])
 def test_every_oracle(name, family, dtype, rows, d, m):

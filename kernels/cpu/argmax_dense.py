@@ -1,7 +1,7 @@
 """The argmax as ``fused.py`` takes it: one-hot solutions, the decisions of ``argmax.py``.
 
-Serves what ``argmax.py`` does not: Jacobians and JVPs, other designs of samples, a temperature a
-coordinate, multiplicative noise.
+Serves what ``argmax.py`` and ``argmax_jacobian.py`` do not: JVPs and other Jacobians, other designs
+of samples, a temperature a coordinate, multiplicative noise.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from ..codes import (
 )
 from ..noise import GUMBEL
 from ..user import Interrupted
-from . import argmax, argmax_rows, failure
+from . import argmax, argmax_jacobian, argmax_rows, failure
 from . import contract as contraction
 from .accumulate import CHUNK, STRANDS
 from .simd import LANES
@@ -60,8 +60,8 @@ def launch(
     squares: bool = False,
     weighting: int = SCORE,
 ) -> Sums:
-    """One launch of ``argmax.py``, ``argmax_rows.py``, ``topk_sparse.py`` or ``fused.py``, whose
-    docstrings define it.
+    """One launch of ``argmax.py``, ``argmax_rows.py``, ``argmax_jacobian.py``, ``topk_sparse.py``
+    or ``fused.py``, whose docstrings define it.
 
     ``theta``, ``direction`` and ``mean`` are (rows, d), float32 or float64, all of one dtype, and
     ``epsilon`` is (rows, 1) or (rows, d), positive. ``memo``, made by ``new_memo``, is where VALUE
@@ -84,6 +84,8 @@ def launch(
     )
     if weighting == SCORE and solutions is None and is_plain(problem, epsilon, draws, operation):
         return _plain_argmax(call)
+    if weighting == SCORE and solutions is None and _is_plain_jacobian(problem, call):
+        return _plain_jacobian(call)
     if is_sparse_topk(problem, epsilon, draws, theta.shape[1]):
         if weighting == SCORE and solutions is None and operation in (VALUE, VJP):
             return _sparse_topk(problem, call)
@@ -139,12 +141,26 @@ class _Call(NamedTuple):
 
 def is_plain(problem: Problem, epsilon: np.ndarray, draws: Draws, operation: int) -> bool:
     """Whether ``argmax.py`` can do it: what training with independent samples calls."""
+    return operation in (VALUE, MAXIMUM, VJP) and _is_plain_argmax(problem, epsilon, draws)
+
+
+def _is_plain_argmax(problem: Problem, epsilon: np.ndarray, draws: Draws) -> bool:
     return (
         problem.oracle == "argmax"
-        and operation in (VALUE, MAXIMUM, VJP)
         and draws.design == INDEPENDENT
         and not draws.multiplicative
         and epsilon.shape[1] == 1
+    )
+
+
+def _is_plain_jacobian(problem: Problem, call: _Call) -> bool:
+    """Whether ``argmax_jacobian.py`` can do it: what training with few coordinates calls."""
+    return (
+        call.operation == JACOBIAN
+        and not call.squares
+        and call.theta.dtype == np.float32
+        and call.theta.shape[1] <= argmax_jacobian.MAX_COORDINATES
+        and _is_plain_argmax(problem, call.epsilon, call.draws)
     )
 
 
@@ -226,6 +242,24 @@ def _plain_argmax(call: _Call) -> Sums:
 
     run_tasks(tasks, num_tasks, rows * num_samples * d)
     return _joined(counts[:, None], sums, parts)
+
+
+def _plain_jacobian(call: _Call) -> Sums:
+    rows, d = call.theta.shape
+    size = (d + 1) * d
+    parts = call.parts(1, size)
+    counts = np.zeros((rows * parts, d), np.int64)
+    sums = np.zeros((rows * parts, size), np.float64)
+    operands = (
+        call.theta, _padded_epsilons(call), call.family, call.key, call.draws.num_samples,
+        call.draws.sample_offset, call.row_ids, counts, sums,
+    )  # fmt: skip
+
+    def tasks(begin: int, end: int) -> None:
+        argmax_jacobian.run(begin, end, parts, *operands)
+
+    run_tasks(tasks, rows * parts, rows * call.draws.num_samples * d)
+    return _joined(counts[:, None], sums[:, None], parts)
 
 
 # ------------------------------------------------------------------------------ the sparse top-k
