@@ -34,7 +34,7 @@ from .simd import LANES
 from .threads import get_num_threads, run_tasks
 
 _SHARED_COORDINATES = 1 << 13  # bound on those of rows that share a group of lanes
-_STRAND_BYTES = 1 << 26  # bound on the partial sums of rows that are split over threads
+STRAND_BYTES = 1 << 26  # bound on the partial sums of rows that are split over threads
 
 
 class Sums(NamedTuple):
@@ -135,7 +135,7 @@ class _Call(NamedTuple):
         rows, d = self.theta.shape
         threads = get_num_threads()
         pays = threads > 1 and rows < 2 * threads and self.draws.num_samples > CHUNK
-        fits = rows * STRANDS * (slots * size + d) * 8 <= _STRAND_BYTES
+        fits = rows * STRANDS * (slots * size + d) * 8 <= STRAND_BYTES
         return STRANDS if pays and fits else 1
 
 

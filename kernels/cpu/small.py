@@ -4,7 +4,7 @@ less than the Python around their launches.
 ``argmax.py`` or, for a few samples of many rows, ``argmax_rows.py`` is launched on the calling
 thread, once or twice, and the float64 arithmetic that ``dpo/_engine.py`` does around it is repeated
 here in the same order: the bits are the same. NumPy and torch come here by ``forward``,
-``maximum`` and ``vjp``; programs of JAX's by the pieces (``dpo/_jax_cpu.py``).
+``maximum`` and ``vjp``; programs of JAX's use the arithmetic (``dpo/_jax_cpu_handler.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_COORDINATES = 200_000
 
 
 class Samples(NamedTuple):
-    """How many of what, as the pieces below read it; records with more fields do as well."""
+    """How many of what, as the arithmetic below reads it."""
 
     rows: int
     d: int
@@ -67,7 +67,8 @@ def row_sum(x):
             total += x[i]
         return total
     r = np.empty(8)
-    r[:] = x[:8]
+    for i in range(8):  # a slice would take two seconds to compile
+        r[i] = x[i]
     whole = n - n % 8
     for i in range(8, whole):
         r[i % 8] += x[i]

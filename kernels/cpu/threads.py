@@ -9,26 +9,32 @@ by task.
 
 from __future__ import annotations
 
+import ctypes
 import itertools as it
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-_SMALL_CALL_NS = 100_000.0  # waking a helper costs about 20 us
-_PIECES_PER_THREAD = 8  # slack for uneven or descheduled threads
+SMALL_CALL_NS = 100_000  # waking a helper costs about 20 us
+PIECES_PER_THREAD = 8  # slack for uneven or descheduled threads
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
-_num_threads: int | None = None
+_num_threads = ctypes.c_int64(0)  # 0 until someone asks
 
 
 def get_num_threads() -> int:
     """How many threads a call may use: ``set_num_threads``, ``NUMBA_NUM_THREADS``, or the CPUs."""
-    global _num_threads
-    if _num_threads is None:
-        _num_threads = _default_num_threads()
-    return _num_threads
+    if _num_threads.value == 0:
+        _num_threads.value = _default_num_threads()
+    return _num_threads.value
+
+
+def num_threads_address() -> int:
+    """Where that number is in memory, an int64: for programs that run without Python."""
+    get_num_threads()
+    return ctypes.addressof(_num_threads)
 
 
 def set_num_threads(num_threads: int) -> None:
@@ -36,11 +42,11 @@ def set_num_threads(num_threads: int) -> None:
 
     Raises ``ValueError`` unless ``num_threads`` is a positive integer.
     """
-    global _num_threads, _pool
+    global _pool
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
         raise ValueError(f"num_threads must be a positive integer, got {num_threads!r}")
     with _lock:
-        _num_threads = num_threads
+        _num_threads.value = num_threads
         _pool = None  # running calls keep the old pool; the next one makes its own
 
 
@@ -51,10 +57,10 @@ def run_tasks(kernel: Callable[[int, int], object], num_tasks: int, cost_ns: flo
     exception of any range is raised once every thread has stopped.
     """
     threads = min(get_num_threads(), num_tasks)
-    if threads < 2 or cost_ns < _SMALL_CALL_NS:
+    if threads < 2 or cost_ns < SMALL_CALL_NS:
         kernel(0, num_tasks)
         return
-    pieces = min(num_tasks, threads * _PIECES_PER_THREAD)
+    pieces = min(num_tasks, threads * PIECES_PER_THREAD)
     bounds = [num_tasks * i // pieces for i in range(pieces + 1)]
     next_piece = it.count()  # next() on it is atomic
 
