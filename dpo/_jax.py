@@ -15,8 +15,8 @@ and sample, the temperatures and arrays beside them:
 
 The transpose of a product is its adjoint, on the samples that the value saw: forward and reverse
 mode are the same numbers. Outside ``jit`` the primitive calls the layer on concrete arrays. Inside,
-on the CPU, what training calls is compiled into the program (``_jax_cpu.py``) where it is small,
-and everything else is a callback, which runs NumPy and never JAX; on a GPU, see ``_jax_gpu.py``.
+on the CPU, what training calls is compiled into the program (``_jax_cpu.py``), and everything else
+is a callback, which runs NumPy and never JAX; on a GPU, see ``_jax_gpu.py``.
 
 Temperatures are an operand of as many axes as the scores, with one entry a row or one a
 coordinate: how an ``epsilon`` broadcasts, and the sum that transposes it, are JAX's own.

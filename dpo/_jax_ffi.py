@@ -8,8 +8,8 @@ integers, at the indices that ``at`` gives.
 
 **The version is checked at registration.** XLA then calls the handler with a ``MetadataExtension``,
 to be told which version it was written for. A handler answers with XLA's own version if that is one
-described here (``MAJOR``, and a frame no smaller than this one); else it does not answer, XLA
-refuses it, and ``register`` returns False.
+described here (``MAJOR``, and a frame and a table of functions no smaller than these); else it does
+not answer, XLA refuses it, and ``register`` returns False.
 """
 
 from __future__ import annotations
@@ -89,15 +89,51 @@ class CallFrame(Structure):
 
 
 class Api(Structure):
-    """XLA's functions, of which only the first is used here."""
+    """XLA's functions. Each takes the address of a record of its arguments, and those that can fail
+    return the address of an error."""
 
     _fields_ = [
-        *_HEAD, ("version", Version), ("internal", c_void_p), ("create_error", c_void_p),
-    ]  # fmt: skip
+        *_HEAD,
+        ("version", Version),
+        ("internal", c_void_p),
+        ("create_error", c_void_p),
+        ("error_message", c_void_p),
+        ("destroy_error", c_void_p),
+        ("register_handler", c_void_p),
+        ("get_stream", c_void_p),
+        ("register_type", c_void_p),
+        ("get_context", c_void_p),
+        ("set_state", c_void_p),
+        ("get_state", c_void_p),
+        ("allocate", c_void_p),
+        ("free", c_void_p),
+        ("schedule", c_void_p),
+        ("num_threads", c_void_p),
+    ]
 
 
-class _Error(Structure):
+class Error(Structure):
+    """Arguments of ``create_error``."""
+
     _fields_ = [*_HEAD, ("message", c_char_p), ("code", c_int)]
+
+
+class DestroyError(Structure):
+    """Arguments of ``destroy_error``."""
+
+    _fields_ = [*_HEAD, ("error", c_void_p)]
+
+
+class NumThreads(Structure):
+    """Arguments of ``num_threads``, which writes an int64 where ``result`` says."""
+
+    _fields_ = [*_HEAD, ("context", c_void_p), ("result", c_void_p)]
+
+
+class Schedule(Structure):
+    """Arguments of ``schedule``: a thread of XLA's will call ``task(data)``."""
+
+    _fields_ = [*_HEAD, ("context", c_void_p), ("task", c_void_p), ("data", c_void_p)]
 
 
 DTYPES: dict[int, np.dtype] = {
@@ -147,7 +183,7 @@ def error(frame: int, message: str) -> int:
     """An error for a handler to return; XLA copies the message and owns the error."""
     api = Api.from_address(CallFrame.from_address(frame).api)
     create = ctypes.CFUNCTYPE(c_void_p, c_void_p)(api.create_error)
-    arguments = _Error(ctypes.sizeof(_Error), None, message.encode(), INVALID_ARGUMENT)
+    arguments = Error(ctypes.sizeof(Error), None, message.encode(), INVALID_ARGUMENT)
     return create(ctypes.addressof(arguments))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +16,16 @@ from dpo._seeds import Place
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
+import jaxlib  # noqa: E402
+
 from dpo import _jax_cpu, _jax_ffi  # noqa: E402
 
 WORDS = np.array([9, 3], np.uint32)
 SEED = (3 << 32) | 9
 # (rows, coordinates, samples): each kernel, and where NumPy and handlers choose between them.
-SHAPES = [(1, 2, 1), (3, 5, 64), (2, 40, 300), (70, 9, 2), (2, 16, 9), (2, 17, 8), (4, 150, 33)]
+SMALL = [(1, 2, 1), (3, 5, 64), (2, 40, 300), (70, 9, 2), (2, 16, 9), (2, 17, 8), (4, 150, 33)]
+# Beyond what one thread does: few samples, strands of a row, and both kinds of what a value keeps.
+LARGE = [(900, 30, 8), (1, 40, 6000), (3, 16, 5000), (50, 10, 700), (40, 17, 400), (80, 200, 20)]
 
 
 def arrays(rows, d, dtype):
@@ -36,10 +42,10 @@ def arrays(rows, d, dtype):
 def handlers(f, *args):
     """Names of the handlers in a compiled function."""
     text = jax.jit(f).lower(*args).as_text()
-    return {n for n in ("argmax", "argmax_rows", "argmax_dense") if f"@dpo_{n}_float" in text}, text
+    return set(re.findall(r"@dpo_(\w+)_(?:value|maximum|adjoint|product)_float", text)), text
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SMALL + LARGE, ids=str)
 @pytest.mark.parametrize("reduction", ["loo", "none"])
 def test_the_bits_of_numpy(shape, reduction, family, dtype):
     rows, d, m = shape
@@ -111,25 +117,25 @@ def test_temperatures_forward_and_mapped_calls(dtype):
 
 
 def test_what_is_not_compiled():
-    """Anything else, and what would keep more than one thread busy, is a callback."""
-    before = dpo.get_num_threads()
-    dpo.set_num_threads(2)
-    try:
-        for layer, rows, compiled in (
-            (dpo.Perturbed(num_samples=64), 3, True),
-            (dpo.Perturbed(num_samples=64), 3000, False),
-            (dpo.Perturbed(dpo.TopK(2), num_samples=64), 3, False),
-            (dpo.Perturbed(num_samples=64, variance_reduction="antithetic"), 3, False),
-            (dpo.Perturbed(num_samples=64, epsilon=np.ones((1, 5))), 3, False),
-            (dpo.Perturbed(num_samples=dpo.Adaptive(0.1)), 3, False),
-            (dpo.Perturbed(method="exact"), 3, False),
-        ):
-            names, text = handlers(lambda x, layer=layer: layer(x, seed=0), jnp.zeros((rows, 5)))
-            assert bool(names) == compiled and ("callback" in text) != compiled
-        half = jnp.zeros((3, 5), jnp.float16)
-        assert not handlers(lambda x: dpo.Perturbed(num_samples=8)(x, seed=0), half)[0]
-    finally:
-        dpo.set_num_threads(before)
+    """Anything else is a callback."""
+    for layer, compiled in (
+        (dpo.Perturbed(num_samples=64), True),
+        (dpo.Perturbed(dpo.TopK(2), num_samples=64), True),
+        (dpo.Perturbed(num_samples=64, variance_reduction="antithetic"), False),
+        (dpo.Perturbed(num_samples=64, epsilon=np.ones((1, 5))), False),
+        (dpo.Perturbed(num_samples=64, noise="laplace"), False),
+        (dpo.Perturbed(num_samples=dpo.Adaptive(0.1)), False),
+        (dpo.Perturbed(method="exact"), False),
+    ):
+        names, text = handlers(lambda x, layer=layer: layer(x, seed=0), jnp.zeros((3, 5)))
+        assert bool(names) == compiled and ("callback" in text) != compiled
+    half = jnp.zeros((3, 5), jnp.float16)
+    assert not handlers(lambda x: dpo.Perturbed(num_samples=8)(x, seed=0), half)[0]
+    layer, rows = dpo.Perturbed(num_samples=9), np.linspace(0, 1, 8000 * 16, dtype=np.float32)
+    gradient = jax.vjp(lambda x: layer(x, seed=0), rows.reshape(8000, 16))[1]
+    assert "callback" in handlers(gradient, rows.reshape(8000, 16))[1]  # of 16 MB of Jacobians
+    paths = dpo.Perturbed(dpo.ShortestPath(source=((0, 0), (1, 1))), num_samples=8)
+    assert not handlers(lambda x: paths(x, seed=0), jnp.ones((2, 3, 3)))[0]
 
 
 def test_bad_operands_raise_what_the_layer_raises():
@@ -220,10 +226,20 @@ def test_records_are_those_of_xla():
         assert ctypes.sizeof(record) == size
     assert _jax_ffi.at(_jax_ffi.CallFrame, "operands", "values") == 9
     assert _jax_ffi.at(_jax_ffi.Metadata, "version", "major") == 3
+    header = Path(jaxlib.__file__).parent / "include/xla/ffi/api/c_api.h"
+    functions = re.findall(r"_XLA_FFI_API_STRUCT_FIELD\(XLA_FFI_(\w+)\);", header.read_text())
+    first = _jax_ffi.at(_jax_ffi.Api, "create_error")
+    for name, function in (
+        ("create_error", "Error_Create"),
+        ("destroy_error", "Error_Destroy"),
+        ("schedule", "ThreadPool_Schedule"),
+        ("num_threads", "ThreadPool_NumThreads"),
+    ):
+        assert functions[_jax_ffi.at(_jax_ffi.Api, name) - first] == function
 
 
 def test_machine_code_on_disk_is_stamped_with_every_source(monkeypatch):
-    _jax_cpu.registered("argmax", "float32")
+    _jax_cpu.registered("argmax", "value", "float32")
     stamp = _jax_cpu._stamp.__wrapped__
     now, original = stamp(), _jax_cpu.Path.read_bytes
 

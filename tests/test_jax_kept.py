@@ -76,7 +76,10 @@ def test_gradients_are_those_that_decide_again(case, compiled, monkeypatch):
         operands.checked.cache_clear()
     for a, b in zip((value, by_theta, by_epsilon), again, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert len(kept) < len(operations)
+    if compiled:  # by handlers, which launch without Python
+        assert not kept and not operations
+    else:
+        assert len(kept) < len(operations)
 
 
 def test_under_vmap_rows_keep_what_they_decided(case):

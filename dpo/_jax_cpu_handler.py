@@ -1,0 +1,384 @@
+"""The handler that XLA calls: launches, and the float64 arithmetic of ``_engine.py`` and
+``_losses.py`` around them, in the same order, so that the bits are NumPy's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numba import carray, njit
+
+from ._jax_cpu_checks import explain, opening
+from ._jax_cpu_frames import (
+    ADJOINT,
+    LOSS_OF,
+    OPERANDS,
+    PRODUCT,
+    RESULTS,
+    address_of,
+    array,
+    array_beside,
+    call_frame,
+    first_of,
+    option_address,
+    parameters,
+    pointer,
+    seed_of,
+    word,
+    words_kept,
+)
+from ._jax_cpu_kernels import BY_ROWS, FUSED, Launch, address
+from ._jax_cpu_threads import parts_of, share
+from .kernels.codes import ADDITIVE, FEW, JACOBIAN, JVP, MAXIMUM, RACE, VALUE, VJP
+from .kernels.cpu import contract as contraction
+from .kernels.cpu._jit import jitable
+from .kernels.cpu.simd import LANES
+from .kernels.cpu.small import Samples, adjoint, is_loo, means, row_sum, slope_of
+from .kernels.noise import GUMBEL
+
+
+class Call(NamedTuple):
+    """The rows of all calls, as kernels and sums take them."""
+
+    theta: np.ndarray
+    epsilons: np.ndarray
+    """Positive. Long enough to load whole blocks of lanes, as are ``scales`` and ``ids``."""
+    scales: np.ndarray
+    """Negative where scores are costs."""
+    ids: np.ndarray
+    keys: np.ndarray
+    """Of calls, (calls, 3): as ``perturb.words`` takes them."""
+    first_samples: np.ndarray
+    places: np.ndarray
+    """Of the rows of one call, (rows, 2)."""
+    beside: np.ndarray
+    """The array beside the scores, or the scores."""
+
+
+@jitable
+def call_of(frame, p, like):
+    """What XLA has handed over."""
+    rows = p.calls * p.rows
+    epsilon = array(frame, OPERANDS, 3, p, 1, like)
+    epsilons, scales = np.ones(rows + LANES, like.dtype), np.ones(rows + LANES, like.dtype)
+    ids, keys = np.zeros(rows + LANES, np.uint64), np.zeros((p.calls, 3), np.uint64)
+    first_samples = np.empty(p.calls, np.int64)
+    for call in range(p.calls):
+        row, sample, _ = first_of(frame, p, call)
+        keys[call, 0], keys[call, 1], _ = seed_of(frame, p, call)
+        first_samples[call] = np.int64(sample)
+        for b in range(p.rows):
+            ids[call * p.rows + b] = row + np.uint64(b)
+    for b in range(rows):
+        epsilons[b], scales[b] = epsilon[b, 0], p.sign * epsilon[b, 0]
+    places = np.empty((p.rows, 2), np.int64)
+    for b in range(p.rows):
+        places[b, 0], places[b, 1] = p.source, p.target
+    return Call(
+        array(frame, OPERANDS, 0, p, p.d, like), epsilons, scales, ids, keys, first_samples,
+        places, array_beside(frame, p, like),
+    )  # fmt: skip
+
+
+@jitable
+def samples_of(p):
+    """All rows, as the arithmetic of ``small.py`` takes them."""
+    return Samples(p.calls * p.rows, p.d, p.family, p.num_samples, p.centred)
+
+
+# ----------------------------------------------------------------------------------------- launches
+
+
+@jitable
+def sizes(operation, d):
+    """Slots and size of the sums of an operation: see ``kernels/cpu/fused.py``."""
+    if operation == VALUE:
+        return 1, 0
+    if operation == MAXIMUM:
+        return 2, 1
+    if operation == VJP:
+        return 1, d
+    return 1, d + 1 if operation == JVP else (d + 1) * d
+
+
+@njit(nogil=True, error_model="numpy")
+def joined(strands, parts, whole):
+    """Strands added in order: see ``kernels/cpu/launch.py``. Both have a row in a line."""
+    for b in range(whole.shape[0]):
+        for i in range(whole.shape[1]):
+            total = whole.dtype.type(0)
+            for k in range(parts):
+                total += strands[b * parts + k, i]
+            whole[b, i] = total
+
+
+@njit(nogil=True, error_model="numpy")
+def launch(frame, p, c, operation, direction, mean, memo, like):
+    """Whether no kernel raised, the counts, (rows, d), and the sums, (rows, slots, size).
+
+    The arrays are the caller's to hold: kernels know their addresses only.
+    """
+    rows, (slots, size) = p.calls * p.rows, sizes(operation, p.d)
+    by_oracle = p.form == FUSED
+    is_few = p.num_samples <= FEW and operation != JVP and operation != JACOBIAN
+    few = p.form == BY_ROWS or (by_oracle and is_few)
+    parts = 1 if few else parts_of(rows, p.d, p.num_samples, slots, size, p.cost)
+    counts, sums = np.zeros((rows * parts, p.d), np.int64), np.zeros((rows * parts, slots, size))
+    units = (p.rows + LANES - 1) // LANES if few else p.rows * parts
+    kind = RACE if by_oracle and p.oracle == 0 and p.family == GUMBEL else ADDITIVE
+    memo_words = p.memo_words if memo.size > 0 else 0
+    what = Launch(
+        kernel=address(p.kernel),
+        form=p.form,
+        few=word(few),
+        parts=word(parts),
+        call_units=units,
+        calls=p.calls,
+        operation=word(operation),
+        rows=p.rows,
+        d=p.d,
+        family=p.family,
+        kind=word(kind),
+        num_samples=p.num_samples,
+        slots=word(slots),
+        size=word(size),
+        memo_words=word(memo_words),
+        solution_words=p.solution_words,
+        theta=address_of(c.theta),
+        scales=address_of(c.scales),
+        ids=address_of(c.ids),
+        keys=address_of(c.keys),
+        samples=address_of(c.first_samples),
+        direction=address_of(direction),
+        mean=address_of(mean),
+        memo=address_of(memo),
+        counts=address_of(counts),
+        sums=address_of(sums),
+        options=option_address(frame),
+        places=address_of(c.places),
+    )
+    done = share(frame, what, p.cost, like)
+    if parts == 1:
+        return done, counts, sums
+    all_counts, all_sums = np.empty((rows, p.d), np.int64), np.empty((rows, slots * size))
+    joined(counts, parts, all_counts)
+    joined(sums.reshape((rows * parts, slots * size)), parts, all_sums)
+    return done, all_counts, all_sums.reshape((rows, slots, size))
+
+
+@jitable
+def room(words):
+    """For what samples decide."""
+    return np.empty(words, np.int32)
+
+
+# ---------------------------------------------------------------- what a value leaves (``Kept``)
+
+
+@njit(nogil=True, error_model="numpy")
+def put(values, kept, first):
+    """Write the rows of an array, as 32-bit words, from column ``first`` on."""
+    rows, words = kept.shape[0], values.size * values.itemsize // 4
+    lines = carray(pointer(address_of(values)), (rows, words // rows), np.int32)
+    for b in range(rows):
+        for i in range(lines.shape[1]):
+            kept[b, first + i] = lines[b, i]
+
+
+@njit(nogil=True, error_model="numpy")
+def get(values, kept, first):
+    """And read them."""
+    rows, words = kept.shape[0], values.size * values.itemsize // 4
+    lines = carray(pointer(address_of(values)), (rows, words // rows), np.int32)
+    for b in range(rows):
+        for i in range(lines.shape[1]):
+            lines[b, i] = kept[b, first + i]
+
+
+# -------------------------------------------------------------------------------------- operations
+
+
+@jitable
+def write_value(frame, p, c, like):
+    """The value of every row and, where derivatives want it, all of ``Kept`` (``_engine.py``)."""
+    s = samples_of(p)
+    memo = room(p.calls * p.memo_words)
+    by_jacobian = p.kept > 0 and p.by_jacobian != 0
+    operation = word(JACOBIAN if by_jacobian else VALUE)
+    done, counts, sums = launch(frame, p, c, operation, c.theta, c.theta, memo, like)
+    means(counts, s, array(frame, RESULTS, 0, p, p.d, like))
+    if p.kept > 0:
+        kept, mean = words_kept(frame, RESULTS, 1, p), np.empty((s.rows, s.d))
+        means(counts, s, mean)
+        put(mean, kept, 0)
+        if by_jacobian:
+            put(sums, kept, 2 * p.d)
+        else:
+            put(memo, kept, 2 * p.d)
+    return done
+
+
+@jitable
+def row_product(theta, weight, x):
+    """``<theta, weight>`` in float64, a score without weight counting as 0; ``x`` is room."""
+    for i in range(x.size):
+        x[i] = 0.0 if weight[i] == 0 else np.float64(theta[i]) * np.float64(weight[i])
+    return row_sum(x)
+
+
+@jitable
+def entropy(y, x):
+    """``sum y log y - gamma``: the offset of Gumbel noise over the temperature."""
+    for i in range(x.size):
+        p = max(np.float64(y[i]), 0.0)
+        x[i] = p * np.log(p) if p > 0 else 0.0
+    return row_sum(x) - np.euler_gamma
+
+
+@jitable
+def write_maximum(frame, p, c, like):
+    """The maximum or the loss of every row, and its slopes."""
+    s = samples_of(p)
+    done, counts, sums = launch(frame, p, c, word(MAXIMUM), c.theta, c.theta, room(0), like)
+    value = array(frame, RESULTS, 0, p, 1, like)
+    mean, x = np.empty((s.rows, s.d)), np.empty(s.d)
+    means(counts, s, mean)
+    for b in range(s.rows):
+        maximum, offset = p.sign * sums[b, 0, 0] / p.num_samples, 0.0
+        epsilon = np.float64(c.epsilons[b])
+        value[b, 0] = maximum
+        if p.operation == LOSS_OF:
+            if p.entropy:
+                offset = entropy(c.beside[b], x)
+            value[b, 0] = maximum - row_product(c.theta[b], c.beside[b], x) + offset * epsilon
+        if p.by_theta:
+            slope = array(frame, RESULTS, 1, p, p.d, like)
+            for i in range(p.d):
+                slope[b, i] = p.sign * mean[b, i]
+        if p.by_epsilon:
+            product = p.sign * row_product(c.theta[b], mean[b], x)
+            slope = array(frame, RESULTS, 1 + p.by_theta, p, 1, like)
+            slope[b, 0] = (maximum - product) / epsilon + offset
+    return done
+
+
+@jitable
+def sums_of_jacobian(frame, p, c, mean, totals, like):
+    """``v^T sum (y - mean) s^T`` of every row."""
+    s = samples_of(p)
+    if p.kept > 0:
+        done, outer = True, np.empty((s.rows, p.d + 1, p.d))
+        get(outer, words_kept(frame, OPERANDS, 5, p), 2 * p.d)
+    else:
+        done, counts, sums = launch(frame, p, c, word(JACOBIAN), c.theta, c.theta, room(0), like)
+        outer = sums.reshape((s.rows, p.d + 1, p.d))
+        if is_loo(s):
+            means(counts, s, mean)
+    contraction.contract(c.beside, mean, outer, totals)
+    return done
+
+
+@jitable
+def sums_of_vjp(frame, p, c, mean, totals, like):
+    """``sum <v, y - mean> s`` of every row; centred samples decide first, unless that is kept."""
+    s = samples_of(p)
+    done, memo = True, room(p.calls * p.memo_words)
+    operation = word(VALUE if is_loo(s) and p.kept == 0 else VJP)
+    if p.kept > 0:
+        get(memo, words_kept(frame, OPERANDS, 5, p), 2 * p.d)
+    centre = np.empty((s.rows, s.d), like.dtype)
+    for b in range(s.rows):
+        for i in range(s.d):
+            centre[b, i] = mean[b, i]
+    while done:
+        done, counts, sums = launch(frame, p, c, operation, c.beside, centre, memo, like)
+        if operation == VJP:
+            for b in range(s.rows):
+                for i in range(s.d):
+                    totals[b, i] = sums[b, 0, i]
+            break
+        means(counts, s, centre)
+        operation = word(VJP)
+    return done
+
+
+@jitable
+def write_adjoint(frame, p, c, like):
+    """``v^T J``, or what it makes ``v^T dy / d epsilon``, of every row."""
+    s = samples_of(p)
+    columns = p.d if p.operation == ADJOINT else 1
+    product = array(frame, RESULTS, 0, p, columns, like)
+    mean, totals, x = np.zeros((s.rows, s.d)), np.empty((s.rows, s.d)), np.empty(s.d)
+    if p.kept > 0 and is_loo(s):
+        get(mean, words_kept(frame, OPERANDS, 5, p), 0)
+    if p.by_jacobian:
+        done = sums_of_jacobian(frame, p, c, mean, totals, like)
+    else:
+        done = sums_of_vjp(frame, p, c, mean, totals, like)
+    for b in range(s.rows):
+        adjoint(s, c, totals, b, x)
+        if p.operation == ADJOINT:
+            for i in range(p.d):
+                product[b, i] = p.sign * x[i]
+        else:
+            for i in range(p.d):
+                x[i] = 0.0 if x[i] == 0 else p.sign * x[i] * np.float64(c.theta[b, i])
+            product[b, 0] = -row_sum(x) / np.float64(c.epsilons[b])
+    return done
+
+
+@jitable
+def fill_direction(p, c, direction):
+    """What scores are multiplied by: a tangent, of theta or of the temperature."""
+    for b in range(direction.shape[0]):
+        epsilon = np.float64(c.epsilons[b])
+        for i in range(p.d):
+            t = np.float64(c.beside[b, i if p.operation == PRODUCT else 0])
+            if p.operation != PRODUCT:
+                t = -(t / epsilon) * (0.0 if np.isinf(c.theta[b, i]) else c.theta[b, i])
+            direction[b, i] = t * slope_of(c.theta[b, i], epsilon)[1]
+
+
+@jitable
+def write_product(frame, p, c, like):
+    """``J t`` of every row."""
+    s = samples_of(p)
+    product = array(frame, RESULTS, 0, p, p.d, like)
+    direction, mean = np.empty((s.rows, s.d), like.dtype), np.zeros((s.rows, s.d))
+    fill_direction(p, c, direction)
+    done, counts, sums = launch(frame, p, c, word(JVP), direction, c.theta, room(0), like)
+    if is_loo(s):
+        means(counts, s, mean)
+    for b in range(s.rows):
+        scale = p.sign / np.float64(c.epsilons[b]) / (p.num_samples - is_loo(s))
+        for i in range(p.d):
+            product[b, i] = (sums[b, 0, i] - mean[b, i] * sums[b, 0, p.d]) * scale
+    return done
+
+
+WRITES: dict[str, Callable] = {
+    "value": write_value,
+    "maximum": write_maximum,
+    "adjoint": write_adjoint,
+    "product": write_product,
+}
+"""By what is written: the handlers."""
+
+
+def handler(write, like):
+    """What XLA calls, for scores of the precision of ``like``."""
+
+    def handle(address):
+        frame = call_frame(address)
+        returned = opening(address, frame, like)
+        if returned != -1:
+            return returned
+        p = parameters(frame)
+        try:
+            done = write(frame, p, call_of(frame, p, like), like)
+        except Exception:  # no memory
+            done = False
+        return 0 if done else explain(address, 1)
+
+    return handle
