@@ -130,7 +130,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         return None  # Python goes through such sums a block at a time
     family = as_noise(layer.noise).family
     draws = Draws(family, (0, 0), m)
-    kernel = _kernel(spec, problem, draws, rows, d, by_jacobian)
+    kernel = _kernel(spec, problem, draws, rows, d, theta.dtype, by_jacobian)
     memo_words, solution_words = 0, 1
     if _recalls(spec) and not by_jacobian:
         memo_words, solution_words = _memo(spec, problem, draws, rows, d, theta.dtype)
@@ -196,10 +196,12 @@ def _recalls(spec: Spec) -> bool:
 
 
 def _kernel(
-    spec: Spec, problem: Problem, draws: Draws, rows: int, d: int, by_jacobian: bool
+    spec: Spec, problem: Problem, draws: Draws, rows: int, d: int, dtype, by_jacobian: bool
 ) -> str:
     """What an operation launches: see ``kernels/cpu/launch.py``."""
     if problem.oracle == "argmax":
+        if by_jacobian and dtype == np.float32:
+            return "argmax_jacobian"
         if by_jacobian or _written(spec.operation) == "product":
             return "argmax_dense"
         return "argmax_rows" if fills_lanes(rows, draws.num_samples) else "argmax"

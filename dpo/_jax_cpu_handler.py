@@ -29,10 +29,11 @@ from ._jax_cpu_frames import (
     words_kept,
 )
 from ._jax_cpu_kernels import BY_ROWS, FUSED, Launch, address
-from ._jax_cpu_threads import parts_of, share
+from ._jax_cpu_threads import num_threads, parts_of, share
 from .kernels.codes import ADDITIVE, FEW, JACOBIAN, JVP, MAXIMUM, RACE, VALUE, VJP
 from .kernels.cpu import contract as contraction
 from .kernels.cpu._jit import jitable
+from .kernels.cpu.launch import rows_together
 from .kernels.cpu.simd import LANES
 from .kernels.cpu.small import Samples, adjoint, is_loo, means, row_sum, slope_of
 from .kernels.noise import GUMBEL
@@ -125,7 +126,10 @@ def launch(frame, p, c, operation, direction, mean, memo, like):
     few = p.form == BY_ROWS or (by_oracle and is_few)
     parts = 1 if few else parts_of(rows, p.d, p.num_samples, slots, size, p.cost)
     counts, sums = np.zeros((rows * parts, p.d), np.int64), np.zeros((rows * parts, slots, size))
-    units = (p.rows + LANES - 1) // LANES if few else p.rows * parts
+    together = 1
+    if by_oracle and not few and parts == 1:
+        together = rows_together(p.rows, p.d, p.num_samples, num_threads())
+    units = (p.rows + LANES - 1) // LANES if few else (p.rows + together - 1) // together * parts
     kind = RACE if by_oracle and p.oracle == 0 and p.family == GUMBEL else ADDITIVE
     memo_words = p.memo_words if memo.size > 0 else 0
     what = Launch(
@@ -133,6 +137,7 @@ def launch(frame, p, c, operation, direction, mean, memo, like):
         form=p.form,
         few=word(few),
         parts=word(parts),
+        together=word(together),
         call_units=units,
         calls=p.calls,
         operation=word(operation),

@@ -22,12 +22,13 @@ from .kernels.cpu._jit import jitable
 from .kernels.cpu.simd import LANES
 from .kernels.cpu.threads import num_threads_address
 
-BY_SAMPLES, BY_ROWS, SPARSE, FUSED = range(4)
-"""The forms of kernels: those of ``argmax.py``, ``argmax_rows.py``, ``topk_sparse.py`` and of
-every oracle's file (``fused.py``)."""
+BY_SAMPLES, BY_ROWS, SPARSE, OUTER, FUSED = range(5)
+"""The forms of kernels: those of ``argmax.py``, ``argmax_rows.py``, ``topk_sparse.py``,
+``argmax_jacobian.py`` and of every oracle's file (``fused.py``)."""
 
 KERNELS = (
-    "argmax", "argmax_rows", "topk_sparse", "argmax_dense", "topk", "ranks", "grid_path",
+    "argmax", "argmax_rows", "topk_sparse", "argmax_jacobian", "argmax_dense", "topk", "ranks",
+    "grid_path",
 )  # fmt: skip
 """Files of ``kernels/cpu``."""
 
@@ -65,7 +66,11 @@ def operand_types(form: int, real) -> tuple:
             )
         )  # fmt: skip
         memo = _of(_i4, 3)
-        return (_i1, *begin_end, _i8, _i8, call, memo, memo, _of(_i8, 3), sums)
+        split = types.UniTuple(_i8, 2)
+        return (_i1, *begin_end, split, _i8, call, memo, memo, _of(_i8, 3), sums)
+    if form == OUTER:
+        window = key, _i8, _i8, _of(_u8, 1)
+        return (*begin_end, _i8, scores, _of(real, 1), _i8, *window, counts, _of(_f8, 2))
     what = {BY_SAMPLES: (_i8, _i8, _i1), BY_ROWS: (_i8, _i1), SPARSE: (_i8, _i8, _i1, _i8)}[form]
     return (
         *begin_end, *what, scores, _of(real, 1), _i8, key, _i8, _i8, _of(_u8, 1), scores, scores,
@@ -95,8 +100,8 @@ def _caller(form: int) -> Any:
     return call
 
 
-_call_by_samples, _call_by_rows, _call_sparse, _call_fused = map(
-    _caller, (BY_SAMPLES, BY_ROWS, SPARSE, FUSED)
+_call_by_samples, _call_by_rows, _call_sparse, _call_outer, _call_fused = map(
+    _caller, (BY_SAMPLES, BY_ROWS, SPARSE, OUTER, FUSED)
 )
 
 
@@ -164,6 +169,8 @@ class Launch(NamedTuple):
     """Whether units are blocks of rows."""
     parts: int
     """Units a row is split into, otherwise."""
+    together: int
+    """Rows of a unit, of ``FUSED``, where they are not split."""
     call_units: int
     """Units of a call."""
     calls: int
@@ -253,6 +260,15 @@ def run_units(w, call, begin, end, like):
                 w.num_samples, sample, ids, direction, mean, memo, counts, sums,
             ),
         )  # fmt: skip
+    if w.form == OUTER:
+        outer = carray(sums_at, (units, w.size), np.float64)
+        return _call_outer(
+            like, w.kernel,
+            (
+                begin, end, w.parts, theta, scales, w.family, key, w.num_samples, sample, ids,
+                counts, outer,
+            ),
+        )  # fmt: skip
     scale = carray(scales_at, (w.rows, 1), like.dtype)
     places = carray(pointer(w.places), (w.rows, 2), np.int64)
     no_directions = carray(scales_at, (0, 0), np.uint32)
@@ -260,7 +276,7 @@ def run_units(w, call, begin, end, like):
     return _call_fused(
         like, w.kernel,
         (
-            w.few != 0, begin, end, w.parts, w.operation,
+            w.few != 0, begin, end, (w.parts, w.together), w.operation,
             (
                 (w.family, w.kind, np.int64(INDEPENDENT), np.int64(SCORE)), key,
                 no_directions, theta, scale, ids, (w.num_samples, sample), direction, mean,

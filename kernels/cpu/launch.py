@@ -29,6 +29,7 @@ from ..noise import GUMBEL
 from ..user import Interrupted
 from . import argmax, argmax_jacobian, argmax_rows, failure
 from . import contract as contraction
+from ._jit import jitable
 from .accumulate import CHUNK, STRANDS
 from .simd import LANES
 from .threads import get_num_threads, run_tasks
@@ -319,7 +320,9 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     few = draws.num_samples <= FEW and operation in (VALUE, MAXIMUM, VJP)
     few = few and solutions is None
     parts = 1 if few else call.parts(slots, size)
-    together = 1 if few or parts > 1 else _rows_together(rows, d, draws.num_samples)
+    together = 1
+    if not few and parts == 1:
+        together = rows_together(rows, d, draws.num_samples, get_num_threads())
     kinds = 2 if call.squares and operation == VALUE else 1
     counts = np.zeros((rows * parts, kinds, d), np.int64)
     sums = np.zeros((rows * parts, slots, size), np.float64)
@@ -354,7 +357,8 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     return _joined(counts, sums, parts)
 
 
-def _rows_together(rows: int, d: int, num_samples: int) -> int:
+@jitable
+def rows_together(rows: int, d: int, num_samples: int, threads: int) -> int:
     """How many rows a task has, so that what their samples leave over shares a group of lanes.
 
     One where nothing is left over, or little beside the rest, or where rows are so long that what
@@ -363,7 +367,6 @@ def _rows_together(rows: int, d: int, num_samples: int) -> int:
     remainder = num_samples % LANES
     if rows == 0 or remainder == 0 or num_samples > 16 * LANES or d > _SHARED_COORDINATES:
         return 1
-    threads = get_num_threads()
     rounds = -(-rows // (LANES // remainder * threads))  # every thread gets as many tasks
     return -(-rows // (rounds * threads))
 
