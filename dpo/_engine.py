@@ -180,14 +180,16 @@ class Sampler(NamedTuple):
         )
 
     def _slope(self, weighting: int = SCORE) -> tuple[np.ndarray, np.ndarray]:
-        """``d location / d parameter`` over the temperature, as (rows, 1) times (rows, d).
+        """``d location / d parameter`` over the temperature, as (rows, 1) times (rows, 1 or d).
 
         ``1 / eps`` for additive noise, ``1 / (eps theta)`` for multiplicative, negative for costs,
         and 0 where a coordinate is masked or, if multiplicative, never perturbed.
         """
         epsilon = self.epsilon.astype(np.float64)
         base = 1 / epsilon.min(1, keepdims=True)
-        relative = np.where(np.isinf(self.theta), 0.0, 1 / (epsilon * base))
+        relative, masked = 1 / (epsilon * base), np.isinf(self.theta)
+        if not is_host(masked) or masked.any():  # on a GPU to ask would be to wait
+            relative = np.where(masked, 0.0, relative)
         if weighting == SCALE_SCORE:
             return base, relative
         if self.draws.multiplicative:
@@ -215,23 +217,22 @@ class Sampler(NamedTuple):
         """``ybar``, and what its derivatives can use of the same pass where that is small."""
         if not (for_gradient and self._by_jacobian) and (small := self._small()):
             return Kept(*small.forward(self.theta, self.epsilon, self.draws))
-        if for_gradient and self._keeps():
-            return self._keeping()
+        memo = self._new_memo() if for_gradient and not self._by_jacobian else None
+        if for_gradient and self._keeps(memo):
+            return self._keeping(memo)
         return Kept(self._mean(self._launch(VALUE)))
 
-    def _keeping(self) -> Kept:
+    def _keeping(self, memo: np.ndarray | None) -> Kept:
         """As ``forward``, with what derivatives can use however large."""
         if self._by_jacobian:
             sums = self._launch(JACOBIAN)
             return Kept(self._mean(sums), outer=sums.totals[:, 0])
-        memo = self._new_memo()
         return Kept(self._mean(self._launch(VALUE, memo=memo)), memo)
 
-    def _keeps(self) -> bool:
-        """Whether there is something to keep that is small."""
+    def _keeps(self, memo: np.ndarray | None) -> bool:
+        """Whether there is something to keep that is small: the memo, or the Jacobian's sums."""
         if self._by_jacobian:
             return _outer_bytes(*self.theta.shape) <= _OUTER_BYTES
-        memo = self._new_memo()
         return memo is not None and _is_small(memo.nbytes, self.theta.nbytes)
 
     def _new_memo(self) -> np.ndarray | None:
@@ -246,7 +247,7 @@ class Sampler(NamedTuple):
 
     def packed_forward(self) -> tuple[np.ndarray, np.ndarray]:
         """``ybar``, and all of ``Kept`` as words that a program can hold, (rows, words) uint32."""
-        kept = self._keeping()
+        kept = self._keeping(None if self._by_jacobian else self._new_memo())
         parts = (x for x in (kept.mean, kept.memo, kept.outer) if x is not None)
         rows = len(self.theta)
         words = [np.ascontiguousarray(x).reshape(rows, -1).view(np.uint32) for x in parts]
