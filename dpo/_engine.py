@@ -376,7 +376,8 @@ class Sampler(NamedTuple):
         ``weighting=SCALE_SCORE`` gives ``sum_i t_i d y_eps / d eps_i``.
         """
         base, relative = self._slope(weighting)
-        direction = (t * relative).astype(self.theta.dtype)
+        # A derivative in a row's temperature moves all of its coordinates.
+        direction = np.broadcast_to(t * relative, self.theta.shape).astype(self.theta.dtype)
         sums = self._launch(JVP, direction=direction, squares=errors, weighting=weighting)
         weight = self._weight_of_ones(self._mean(sums))
         total = sums.totals[:, 0, :-1] - weight * sums.totals[:, 0, -1:]

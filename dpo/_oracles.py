@@ -218,9 +218,14 @@ class ShortestPath(Oracle):
         )
 
 
-@ft.lru_cache(maxsize=8)
 def _places(oracle: ShortestPath, shape: tuple[int, ...]) -> np.ndarray:
     """Source and target of every row: kept, for they take longer than a few small paths."""
+    known = all(type(n) is int for n in shape)  # a program's symbols are no key
+    return (_kept_places if known else _kept_places.__wrapped__)(oracle, shape)
+
+
+@ft.lru_cache(maxsize=8)
+def _kept_places(oracle: ShortestPath, shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([oracle._cells(name, shape) for name in ("source", "target")], -1)
 
 
