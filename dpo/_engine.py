@@ -180,14 +180,15 @@ class Sampler(NamedTuple):
         )
 
     def _slope(self, weighting: int = SCORE) -> tuple[np.ndarray, np.ndarray]:
-        """``d location / d parameter`` over the temperature, as (rows, 1) times (rows, 1 or d).
+        """``d location / d parameter`` over the temperature, as (rows, 1) times (rows, d).
 
         ``1 / eps`` for additive noise, ``1 / (eps theta)`` for multiplicative, negative for costs,
         and 0 where a coordinate is masked or, if multiplicative, never perturbed.
         """
         epsilon = self.epsilon.astype(np.float64)
         base = 1 / epsilon.min(1, keepdims=True)
-        relative, masked = 1 / (epsilon * base), np.isinf(self.theta)
+        relative = np.broadcast_to(1 / (epsilon * base), self.theta.shape)
+        masked = np.isinf(self.theta)
         if not is_host(masked) or masked.any():  # on a GPU to ask would be to wait
             relative = np.where(masked, 0.0, relative)
         if weighting == SCALE_SCORE:
@@ -217,7 +218,7 @@ class Sampler(NamedTuple):
         """``ybar``, and what its derivatives can use of the same pass where that is small."""
         if not (for_gradient and self._by_jacobian) and (small := self._small()):
             return Kept(*small.forward(self.theta, self.epsilon, self.draws))
-        memo = self._new_memo() if for_gradient and not self._by_jacobian else None
+        memo = self._new_memo() if for_gradient else None
         if for_gradient and self._keeps(memo):
             return self._keeping(memo)
         return Kept(self._mean(self._launch(VALUE)))
@@ -236,6 +237,9 @@ class Sampler(NamedTuple):
         return memo is not None and _is_small(memo.nbytes, self.theta.nbytes)
 
     def _new_memo(self) -> np.ndarray | None:
+        """Room for what samples decide; None where a Jacobian's sums say all there is to know."""
+        if self._by_jacobian:
+            return None
         return kernels(self.theta).new_memo(self.problem, self.theta, self.epsilon, self.draws)
 
     def kept_words(self) -> int:
@@ -247,7 +251,7 @@ class Sampler(NamedTuple):
 
     def packed_forward(self) -> tuple[np.ndarray, np.ndarray]:
         """``ybar``, and all of ``Kept`` as words that a program can hold, (rows, words) uint32."""
-        kept = self._keeping(None if self._by_jacobian else self._new_memo())
+        kept = self._keeping(self._new_memo())
         parts = (x for x in (kept.mean, kept.memo, kept.outer) if x is not None)
         rows = len(self.theta)
         words = [np.ascontiguousarray(x).reshape(rows, -1).view(np.uint32) for x in parts]
@@ -376,8 +380,7 @@ class Sampler(NamedTuple):
         ``weighting=SCALE_SCORE`` gives ``sum_i t_i d y_eps / d eps_i``.
         """
         base, relative = self._slope(weighting)
-        # A derivative in a row's temperature moves all of its coordinates.
-        direction = np.broadcast_to(t * relative, self.theta.shape).astype(self.theta.dtype)
+        direction = (t * relative).astype(self.theta.dtype)
         sums = self._launch(JVP, direction=direction, squares=errors, weighting=weighting)
         weight = self._weight_of_ones(self._mean(sums))
         total = sums.totals[:, 0, :-1] - weight * sums.totals[:, 0, -1:]

@@ -32,6 +32,7 @@ from ._oracles import Argmax, Oracle, Ranks, ShortestPath, TopK
 from ._perturbed import Perturbed
 from ._seeds import as_place, as_seed
 from .kernels.cpu._jit import jitable
+from .kernels.cpu.checks import _has_nan, _has_not_finite
 
 _FRAME_BYTES, _API_BYTES = ctypes.sizeof(ffi.CallFrame), ctypes.sizeof(ffi.Api)
 _EXTENSION, _API = (ffi.at(ffi.CallFrame, name) for name in ("extension", "api"))
@@ -49,26 +50,14 @@ def looks_wrong(frame, p, like):
     """Whether Python is to look at the operands: it decides, this only must not miss anything."""
     theta = array(frame, OPERANDS, 0, p, p.d, like)
     epsilon = array(frame, OPERANDS, 3, p, 1, like)
-    wrong = False
+    wrong = _has_nan(theta)
     for call in range(p.calls):
         wrong |= not (seed_of(frame, p, call)[2] and first_of(frame, p, call)[2])
     for b in range(theta.shape[0]):
         wrong |= not (epsilon[b, 0] > 1.001e-30 and epsilon[b, 0] < 0.999e30)
-        for i in range(p.d):
-            wrong |= np.isnan(theta[b, i])
     if p.operation >= LOSS_OF:
         beside = array_beside(frame, p, like)
-        wrong |= off_simplex(beside) if p.operation == LOSS_OF else not_finite(beside)
-    return wrong
-
-
-@jitable
-def not_finite(x):
-    """Whether any entry is NaN or infinite."""
-    wrong = False
-    for b in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            wrong |= not np.isfinite(x[b, i])
+        wrong |= off_simplex(beside) if p.operation == LOSS_OF else _has_not_finite(beside)
     return wrong
 
 

@@ -181,12 +181,18 @@ def room(words):
 # ---------------------------------------------------------------- what a value leaves (``Kept``)
 
 
+@jitable
+def lines_of(values, rows):
+    """An array's memory as 32-bit words, a line a row."""
+    words = values.size * values.itemsize // 4
+    return carray(pointer(address_of(values)), (rows, words // rows), np.int32)
+
+
 @njit(nogil=True, error_model="numpy")
 def put(values, kept, first):
     """Write the rows of an array, as 32-bit words, from column ``first`` on."""
-    rows, words = kept.shape[0], values.size * values.itemsize // 4
-    lines = carray(pointer(address_of(values)), (rows, words // rows), np.int32)
-    for b in range(rows):
+    lines = lines_of(values, kept.shape[0])
+    for b in range(lines.shape[0]):
         for i in range(lines.shape[1]):
             kept[b, first + i] = lines[b, i]
 
@@ -194,9 +200,8 @@ def put(values, kept, first):
 @njit(nogil=True, error_model="numpy")
 def get(values, kept, first):
     """And read them."""
-    rows, words = kept.shape[0], values.size * values.itemsize // 4
-    lines = carray(pointer(address_of(values)), (rows, words // rows), np.int32)
-    for b in range(rows):
+    lines = lines_of(values, kept.shape[0])
+    for b in range(lines.shape[0]):
         for i in range(lines.shape[1]):
             lines[b, i] = kept[b, first + i]
 

@@ -175,10 +175,11 @@ class ShortestPath(Oracle):
     def problem(self, shape: tuple[int, ...]) -> Problem:
         height, width = shape[-2:]
         bits = int(np.float64(self.min_cost).view(np.int64))
+        is_known = all(type(n) is int for n in shape)  # a program's symbols are no key
         return Problem(
             "grid_path",
             (height, width, self.neighbors, bits),
-            _places(self, shape),
+            (_kept_places if is_known else _places)(self, shape),
             minimises=True,
             homogeneous=self.min_cost == 0,
         )
@@ -219,14 +220,12 @@ class ShortestPath(Oracle):
 
 
 def _places(oracle: ShortestPath, shape: tuple[int, ...]) -> np.ndarray:
-    """Source and target of every row: kept, for they take longer than a few small paths."""
-    known = all(type(n) is int for n in shape)  # a program's symbols are no key
-    return (_kept_places if known else _kept_places.__wrapped__)(oracle, shape)
-
-
-@ft.lru_cache(maxsize=8)
-def _kept_places(oracle: ShortestPath, shape: tuple[int, ...]) -> np.ndarray:
+    """Source and target of every row."""
     return np.stack([oracle._cells(name, shape) for name in ("source", "target")], -1)
+
+
+_kept_places = ft.lru_cache(maxsize=8)(_places)
+"""They take longer than a few small paths."""
 
 
 def _tuples(value):

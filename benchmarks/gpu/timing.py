@@ -128,7 +128,9 @@ def layers(machine: Machine, compiled: bool = False) -> Iterator[dict[str, Any]]
 
     import dpo
 
-    ways = {"torch layer": True, "torch layer, no checks": False}
+    checked = {"torch layer": True, "torch layer, no checks": False}
+    if compiled:
+        checked = {"torch.compile of a layer": True}
     for rows, d, num_samples in ARGMAX:
         theta = torch.from_dlpack(scores(machine, rows, d)).clone().requires_grad_()
         v = torch.ones_like(theta)
@@ -144,7 +146,7 @@ def layers(machine: Machine, compiled: bool = False) -> Iterator[dict[str, Any]]
             return torch.autograd.grad(program(theta, words), theta, v)
 
         steps, shape = {"value and vjp": both}, (rows, d, num_samples)
-        for name, checks in ({"torch.compile of a layer": True} if compiled else ways).items():
+        for name, checks in checked.items():
             dpo.set_device_checks(checks)
             contender = f"dpo portable, {name}"
             yield from measured(machine, "argmax", shape, contender, steps, machine.peak_bytes)
