@@ -10,7 +10,6 @@ Requirements that shaped this file:
 
 from __future__ import annotations
 
-import functools as ft
 import math
 import sys
 from collections.abc import Callable
@@ -75,14 +74,6 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
     return Scores(rows, array.shape, batch, kind, restore)
 
 
-@ft.cache
-def _host_checks():
-    """Importing them imports Numba, so not before the first call."""
-    from .kernels.cpu import checks
-
-    return checks
-
-
 _device_checks = True
 
 
@@ -105,15 +96,11 @@ def get_device_checks() -> bool:
 
 
 def _has_nan(rows: Any) -> bool:
-    if is_host(rows):
-        return _host_checks().has_nan(rows)
-    return _device_checks and kernels(rows).has_nan(rows)
+    return (is_host(rows) or _device_checks) and kernels(rows).has_nan(rows)
 
 
 def _all_finite(rows: Any) -> bool:
-    if is_host(rows):
-        return _host_checks().all_finite(rows)
-    return not _device_checks or kernels(rows).all_finite(rows)
+    return not (is_host(rows) or _device_checks) or kernels(rows).all_finite(rows)
 
 
 def as_companion(x: Any, name: str, like: Scores, of: str = "theta") -> np.ndarray:

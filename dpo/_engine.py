@@ -77,12 +77,12 @@ def kept_words(
 
     ``rows`` and ``d`` may be symbols of a program; of ``epsilon`` the second axis counts.
     """
-    if draws.num_samples <= FEW or rows == 0:
+    if rows == 0:
         return 0
     launch, small = kernels(epsilon), _small_calls()
     if small.serves(problem, epsilon, draws, rows, d):
         return 0
-    if d <= _SMALL:
+    if d <= _SMALL and draws.num_samples > FEW:
         return 2 * d * (d + 2) if _outer_bytes(rows, d) <= _OUTER_BYTES else 0
     words = launch.memo_words(problem, epsilon, draws, d, dtype)
     keeps = words > 0 and _is_small(4 * rows * words, rows * d * dtype.itemsize)
@@ -187,10 +187,8 @@ class Sampler(NamedTuple):
         """
         epsilon = self.epsilon.astype(np.float64)
         base = 1 / epsilon.min(1, keepdims=True)
-        relative = np.broadcast_to(1 / (epsilon * base), self.theta.shape)
-        masked = np.isinf(self.theta)
-        if not is_host(masked) or masked.any():  # on a GPU to ask would be to wait
-            relative = np.where(masked, 0.0, relative)
+        relative = 1 / (epsilon * base) if epsilon.shape[1] > 1 else np.ones_like(epsilon)
+        relative = np.where(np.isinf(self.theta), 0.0, relative)
         if weighting == SCALE_SCORE:
             return base, relative
         if self.draws.multiplicative:
@@ -216,12 +214,14 @@ class Sampler(NamedTuple):
 
     def forward(self, for_gradient: bool = False) -> Kept:
         """``ybar``, and what its derivatives can use of the same pass where that is small."""
-        if not (for_gradient and self._by_jacobian) and (small := self._small()):
+        if for_gradient and self._by_jacobian:
+            keeps, memo = _outer_bytes(*self.theta.shape) <= _OUTER_BYTES, None
+        elif small := self._small():
             return Kept(*small.forward(self.theta, self.epsilon, self.draws))
-        memo = self._new_memo() if for_gradient else None
-        if for_gradient and self._keeps(memo):
-            return self._keeping(memo)
-        return Kept(self._mean(self._launch(VALUE)))
+        else:
+            memo = self._new_memo() if for_gradient else None
+            keeps = memo is not None and _is_small(memo.nbytes, self.theta.nbytes)
+        return self._keeping(memo) if keeps else Kept(self._mean(self._launch(VALUE)))
 
     def _keeping(self, memo: np.ndarray | None) -> Kept:
         """As ``forward``, with what derivatives can use however large."""
@@ -229,12 +229,6 @@ class Sampler(NamedTuple):
             sums = self._launch(JACOBIAN)
             return Kept(self._mean(sums), outer=sums.totals[:, 0])
         return Kept(self._mean(self._launch(VALUE, memo=memo)), memo)
-
-    def _keeps(self, memo: np.ndarray | None) -> bool:
-        """Whether there is something to keep that is small: the memo, or the Jacobian's sums."""
-        if self._by_jacobian:
-            return _outer_bytes(*self.theta.shape) <= _OUTER_BYTES
-        return memo is not None and _is_small(memo.nbytes, self.theta.nbytes)
 
     def _new_memo(self) -> np.ndarray | None:
         """Room for what samples decide; None where a Jacobian's sums say all there is to know."""
@@ -291,13 +285,13 @@ class Sampler(NamedTuple):
 
         ``weighting=SCALE_SCORE`` gives ``v^T d y_eps / d eps_i``, every coordinate having its own.
         """
-        plain = not self._by_jacobian and not errors and weighting == SCORE and self.centre is None
+        by_jacobian = self._by_jacobian
+        plain = not by_jacobian and not errors and weighting == SCORE and self.centre is None
         if plain and (small := self._small()):
             mean, memo = (None, None) if kept is None else kept[:2]
             product = small.vjp(self.theta, self.epsilon, self.draws, self.centred, v, mean, memo)
             return product, self._no_error(product.shape)
-        error = self._no_error(self.theta.shape)
-        if not self._by_jacobian or errors:
+        if not by_jacobian or errors:
             kept = kept or self._before_vjp()
             sums = self._launch(
                 VJP,
@@ -306,27 +300,23 @@ class Sampler(NamedTuple):
                 memo=kept.memo,
                 squares=errors,
                 weighting=weighting,
-            )
-        if not is_host(self.theta) and not errors:
-            return self._with_slope(sums.totals, weighting), error
-        base, relative = self._slope(weighting)
-        slope = base * relative
+            ).totals
+        error = self._no_error(self.theta.shape)
         if errors:
-            error = self._error(sums.totals[:, 0], sums.totals[:, 1])
-            error = error * (self.num_samples / self._divisor) * np.abs(slope)
-        if self._by_jacobian:
-            product = self._contract(v, kept if weighting == SCORE else None, weighting)
-        else:
-            product = sums.totals[:, 0]
-        return product / self._divisor * slope, error
+            base, relative = self._slope(weighting)
+            error = self._error(sums[:, 0], sums[:, 1]) * (self.num_samples / self._divisor)
+            error = error * np.abs(base * relative)
+        if by_jacobian:
+            sums = self._contract(v, kept if weighting == SCORE else None, weighting)[:, None]
+        return self._with_slope(sums, weighting), error
 
-    def _with_slope(self, totals, weighting: int):
-        """A VJP from its sums, on a GPU: one kernel in place of the ten of the same formula."""
+    def _with_slope(self, sums, weighting: int):
+        """A VJP from its sums, (rows, slots, d): what ``_slope`` says, in one kernel."""
         of_scale = weighting == SCALE_SCORE
         sign = 1.0 if of_scale else self.sign
         multiplicative = self.draws.multiplicative and not of_scale
         apply = kernels(self.theta).apply_slope
-        return apply(totals, self._divisor, self.theta, self.epsilon, sign, multiplicative)
+        return apply(sums, self._divisor, self.theta, self.epsilon, sign, multiplicative)
 
     @staticmethod
     def _no_error(shape: tuple[int, ...]) -> np.ndarray:
@@ -345,21 +335,23 @@ class Sampler(NamedTuple):
         return mean if self._loo else np.zeros_like(mean)
 
     def _contract(self, v: np.ndarray, kept: Kept | None, weighting: int) -> np.ndarray:
-        """``v^T sum (y - centre) s^T``, a block of rows at a time."""
+        """``v^T sum (y - centre) s^T``; where no sums were kept, a block of rows at a time."""
+        if kept is not None and kept.outer is not None:
+            return self._contract_sums(v, kept.mean, kept.outer)
         rows, d = v.shape
         step = max(1, rows * _OUTER_BYTES // max(1, _outer_bytes(rows, d)))
         result = np.empty((rows, d))
         for first in range(0, rows, step):
             block = slice(first, first + step)
             one = self if step >= rows else self.of_rows(block)
-            if kept is None or kept.outer is None:
-                sums = one._launch(JACOBIAN, weighting=weighting)
-                mean, outer = self._mean(sums), sums.totals[:, 0]
-            else:
-                mean, outer = kept.mean[block], kept.outer[block]
-            outer = outer.reshape(len(outer), d + 1, d)
-            result[block] = kernels(self.theta).contract(v[block], one._weight_of_ones(mean), outer)
+            sums = one._launch(JACOBIAN, weighting=weighting)
+            result[block] = one._contract_sums(v[block], self._mean(sums), sums.totals)
         return result
+
+    def _contract_sums(self, v: np.ndarray, mean: np.ndarray, outer: np.ndarray) -> np.ndarray:
+        rows, d = v.shape
+        outer = outer.reshape(rows, d + 1, d)
+        return kernels(self.theta).contract(v, self._weight_of_ones(mean), outer)
 
     def _centred(self, outer: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """``sum (y - centre) s^T``, (rows, d, d), from ``sum y s^T`` over ``sum s``."""

@@ -217,4 +217,6 @@ def _memo(spec: Spec, problem: Problem, draws: Draws, rows: int, d: int, dtype) 
     is_centred = spec.layer.variance_reduction == "loo" and draws.num_samples > 1
     if memo is None or not (spec.kept or (is_centred and _is_small(memo.nbytes, theta.nbytes))):
         return 0, 1
-    return memo.size, memo.shape[1] if memo.ndim == 3 else 1
+    if memo.ndim < 3:
+        return memo.size, 1
+    return memo.size, memo.shape[2 if draws.num_samples <= FEW else 1]

@@ -32,7 +32,7 @@ from ._oracles import Argmax, Oracle, Ranks, ShortestPath, TopK
 from ._perturbed import Perturbed
 from ._seeds import as_place, as_seed
 from .kernels.cpu._jit import jitable
-from .kernels.cpu.checks import _has_nan, _has_not_finite
+from .kernels.cpu.arrays import _has_nan, _has_not_finite
 
 _FRAME_BYTES, _API_BYTES = ctypes.sizeof(ffi.CallFrame), ctypes.sizeof(ffi.Api)
 _EXTENSION, _API = (ffi.at(ffi.CallFrame, name) for name in ("extension", "api"))

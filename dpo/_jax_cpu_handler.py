@@ -29,13 +29,14 @@ from ._jax_cpu_frames import (
     words_kept,
 )
 from ._jax_cpu_kernels import BY_ROWS, FUSED, Launch, address
-from ._jax_cpu_threads import num_threads, parts_of, share
+from ._jax_cpu_threads import num_threads, share
 from .kernels.codes import ADDITIVE, FEW, JACOBIAN, JVP, MAXIMUM, RACE, VALUE, VJP
-from .kernels.cpu import contract as contraction
 from .kernels.cpu._jit import jitable
-from .kernels.cpu.launch import rows_together
+from .kernels.cpu.arrays import contract_sums
 from .kernels.cpu.simd import LANES
-from .kernels.cpu.small import Samples, adjoint, is_loo, means, row_sum, slope_of
+from .kernels.cpu.small import Samples, adjoint, is_loo, means, row_sum
+from .kernels.cpu.tasks import add_strands, parts_of, rows_together
+from .kernels.cpu.threads import SMALL_CALL_NS
 from .kernels.noise import GUMBEL
 
 
@@ -104,17 +105,6 @@ def sizes(operation, d):
 
 
 @njit(nogil=True, error_model="numpy")
-def joined(strands, parts, whole):
-    """Strands added in order: see ``kernels/cpu/launch.py``. Both have a row in a line."""
-    for b in range(whole.shape[0]):
-        for i in range(whole.shape[1]):
-            total = whole.dtype.type(0)
-            for k in range(parts):
-                total += strands[b * parts + k, i]
-            whole[b, i] = total
-
-
-@njit(nogil=True, error_model="numpy")
 def launch(frame, p, c, operation, direction, mean, memo, like):
     """Whether no kernel raised, the counts, (rows, d), and the sums, (rows, slots, size).
 
@@ -124,7 +114,9 @@ def launch(frame, p, c, operation, direction, mean, memo, like):
     by_oracle = p.form == FUSED
     is_few = p.num_samples <= FEW and operation != JVP and operation != JACOBIAN
     few = p.form == BY_ROWS or (by_oracle and is_few)
-    parts = 1 if few else parts_of(rows, p.d, p.num_samples, slots, size, p.cost)
+    parts = 1
+    if not few and p.cost >= SMALL_CALL_NS:
+        parts = parts_of(rows, p.d, p.num_samples, slots, size, num_threads())
     counts, sums = np.zeros((rows * parts, p.d), np.int64), np.zeros((rows * parts, slots, size))
     together = 1
     if by_oracle and not few and parts == 1:
@@ -167,8 +159,8 @@ def launch(frame, p, c, operation, direction, mean, memo, like):
     if parts == 1:
         return done, counts, sums
     all_counts, all_sums = np.empty((rows, p.d), np.int64), np.empty((rows, slots * size))
-    joined(counts, parts, all_counts)
-    joined(sums.reshape((rows * parts, slots * size)), parts, all_sums)
+    add_strands(counts, parts, all_counts)
+    add_strands(sums.reshape((rows * parts, slots * size)), parts, all_sums)
     return done, all_counts, all_sums.reshape((rows, slots, size))
 
 
@@ -285,7 +277,7 @@ def sums_of_jacobian(frame, p, c, mean, totals, like):
         outer = sums.reshape((s.rows, p.d + 1, p.d))
         if is_loo(s):
             means(counts, s, mean)
-    contraction.contract(c.beside, mean, outer, totals)
+    contract_sums(c.beside, mean, outer, totals)
     return done
 
 
@@ -327,13 +319,12 @@ def write_adjoint(frame, p, c, like):
     else:
         done = sums_of_vjp(frame, p, c, mean, totals, like)
     for b in range(s.rows):
-        adjoint(s, c, totals, b, x)
         if p.operation == ADJOINT:
-            for i in range(p.d):
-                product[b, i] = p.sign * x[i]
+            adjoint(s, c, totals, p.sign, b, product[b])
         else:
+            adjoint(s, c, totals, p.sign, b, x)
             for i in range(p.d):
-                x[i] = 0.0 if x[i] == 0 else p.sign * x[i] * np.float64(c.theta[b, i])
+                x[i] = 0.0 if x[i] == 0 else x[i] * np.float64(c.theta[b, i])
             product[b, 0] = -row_sum(x) / np.float64(c.epsilons[b])
     return done
 
@@ -347,7 +338,7 @@ def fill_direction(p, c, direction):
             t = np.float64(c.beside[b, i if p.operation == PRODUCT else 0])
             if p.operation != PRODUCT:
                 t = -(t / epsilon) * (0.0 if np.isinf(c.theta[b, i]) else c.theta[b, i])
-            direction[b, i] = t * slope_of(c.theta[b, i], epsilon)[1]
+            direction[b, i] = 0.0 if np.isinf(c.theta[b, i]) else t
 
 
 @jitable

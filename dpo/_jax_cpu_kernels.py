@@ -231,8 +231,10 @@ def run_units(w, call, begin, end, like):
     sums_at = pointer(w.sums + call * units * w.slots * w.size * 8)
     sums = carray(sums_at, (units, w.slots, w.size), np.float64)
     memo_at = pointer(w.memo + call * w.memo_words * 4)
-    groups = w.memo_words // (w.solution_words * LANES)
-    memo = carray(memo_at, (groups, w.solution_words, LANES), np.int32)
+    groups, room_of_group = w.memo_words // (w.solution_words * LANES), (w.solution_words, LANES)
+    if w.few != 0:
+        groups, room_of_group = w.rows, (w.num_samples, w.solution_words)
+    memo = carray(memo_at, (groups if w.memo_words > 0 else 0, *room_of_group), np.int32)
     winners = carray(memo_at, (w.rows if w.memo_words > 0 else 0, w.num_samples), np.int32)
     options = words(w.options, OPTIONS)
     no = w.rows < 0  # not a literal, which is of another type

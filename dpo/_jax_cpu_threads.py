@@ -25,9 +25,7 @@ from . import _jax_ffi as ffi
 from ._jax_cpu_frames import intrinsic, to_tuple, words
 from ._jax_cpu_kernels import NUM_THREADS, TASKS, Launch, address, run_units
 from .kernels.cpu._jit import jitable
-from .kernels.cpu.accumulate import CHUNK, STRANDS
-from .kernels.cpu.launch import STRAND_BYTES
-from .kernels.cpu.threads import PIECES_PER_THREAD, SMALL_CALL_NS
+from .kernels.cpu.threads import SMALL_CALL_NS
 
 
 class Shares(NamedTuple):
@@ -48,6 +46,8 @@ class Shares(NamedTuple):
     """The first of the words of a ``Schedule``."""
 
 
+_PIECES_PER_THREAD = 8
+"""Slack for uneven or descheduled threads."""
 _SCHEDULE = ctypes.sizeof(ffi.Schedule) // ffi.WORD
 _HEAD = len(Shares._fields) + _SCHEDULE
 _NEXT, _DONE, _FAILED, _HOLDERS, _PIECES, _POOL, _ARGUMENTS = range(len(Shares._fields))
@@ -209,14 +209,6 @@ def num_threads():
     return words(address(NUM_THREADS), 1)[0]
 
 
-@jitable
-def parts_of(rows, d, num_samples, slots, size, cost):
-    """Strands a row is split into: see ``kernels/cpu/launch.py``."""
-    limit = num_threads()
-    pays = limit > 1 and rows < 2 * limit and num_samples > CHUNK and cost >= SMALL_CALL_NS
-    return STRANDS if pays and rows * STRANDS * (slots * size + d) * 8 <= STRAND_BYTES else 1
-
-
 @njit(nogil=True, error_model="numpy")
 def share(frame, launch, cost, like):
     """Compute a launch that takes about ``cost`` ns; whether every kernel has come to its end."""
@@ -231,7 +223,7 @@ def share(frame, launch, cost, like):
     if limit > 1:
         limit = min(limit, 1 + pool_size(frame, job))
     if limit > 1:
-        record[_PIECES] = min(units, limit * PIECES_PER_THREAD)
+        record[_PIECES] = min(units, limit * _PIECES_PER_THREAD)
     helpers = 1
     while helpers < limit and schedule(frame, job, like):
         helpers += 1

@@ -19,6 +19,8 @@ CASES = {
     "top-k": (dpo.TopK(2), (6, 30), 100),
     "ranks": (dpo.Ranks(), (6, 12), 100),
     "paths": (dpo.ShortestPath(), (3, 5, 6), 40),
+    "paths, few samples": (dpo.ShortestPath(), (35, 5, 6), 3),
+    "top-k, few samples": (dpo.TopK(2), (6, 30), 7),
 }
 
 
@@ -100,7 +102,7 @@ def test_under_vmap_rows_keep_what_they_decided(case):
         np.testing.assert_array_equal(shared[i], gradient(many[i], tangents[i], keys[0]))
 
 
-def test_small_programs_and_few_samples_keep_nothing():
+def test_small_programs_keep_nothing():
     theta = np.zeros((4, 5), np.float32)
     for m in (1, 100):
         layer = dpo.Perturbed(num_samples=m)._at(1.0)

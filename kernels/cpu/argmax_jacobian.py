@@ -121,8 +121,20 @@ def plus_times(y, x, totals):
 
 
 @jitable
-def add_winners(won, s, d, count, sums):
-    """``sums[i d + k] += tree of s_k where i won``, and for i = d of all.
+def list_winners(chosen, rows):
+    """The coordinates that won at all, and -2, which nothing is; how many. Others add nothing."""
+    n = 0
+    for i in range(chosen.size):
+        if chosen[i] > 0:
+            rows[n] = i
+            n += 1
+    rows[n] = -2
+    return n
+
+
+@jitable
+def add_winners(won, s, d, count, rows, n, sums):
+    """``sums[i d + k] += tree of s_k where i won``, of the ``n`` listed i, and for i = d of all.
 
     Two rows at a time share the loads. One adds under a mask, the other multiplies by 0 or 1: many
     processors have units for additions beside those for multiply-adds.
@@ -133,15 +145,16 @@ def add_winners(won, s, d, count, sums):
         for at in range(0, count, LANES):
             all_four = plus_where(load(won, at) >= np.int32(0), load_four(s, k, at), all_four)
         add_quad(sums[d * d :], k // 4, all_four)
-        for i in range(0, d, 2):
+        for j in range(0, n, 2):
+            i, next_i = rows[j], rows[j + 1]
             first = second = zero, zero, zero, zero
             for at in range(0, count, LANES):
                 winner, x = load(won, at), load_four(s, k, at)
-                first = plus_where(winner == np.int32(i), x, first)
-                second = plus_times(select(winner == np.int32(i + 1), one, zero), x, second)
+                first = plus_where(winner == int32(i), x, first)
+                second = plus_times(select(winner == int32(next_i), one, zero), x, second)
             add_quad(sums[i * d : (i + 1) * d], k // 4, first)
-            if i + 1 < d:
-                add_quad(sums[(i + 1) * d : (i + 2) * d], k // 4, second)
+            if next_i >= 0:
+                add_quad(sums[next_i * d : (next_i + 1) * d], k // 4, second)
 
 
 @kernel
@@ -160,6 +173,7 @@ def run(
     words = z.view(np.uint32)  # noise takes the place of its words
     s = z if is_family(family, NORMAL) else lane_array(size, CHUNK, a)
     won = lane_array(1, CHUNK, np.empty(0, np.int32))[0]
+    chosen, rows = np.empty(d, np.int64), np.empty(d + 1, np.int64)
     strand = np.empty(sums.shape[1], np.float64)
     s[...] = 0
     for task in range(task_begin, task_end):
@@ -183,6 +197,8 @@ def run(
                 else:
                     draw_noise(family, words, d, n, z, s)
                 find_winners(is_race(family), z, a, epsilon, n, won)
-                add_counts(won, n, counts[task])
-                add_winners(won, s, d, n, strand)
+                chosen[:] = 0
+                add_counts(won, n, chosen)
+                counts[task] += chosen
+                add_winners(won, s, d, n, rows, list_winners(chosen, rows), strand)
             sums[task] += strand

@@ -16,7 +16,8 @@ from ..codes import ADDITIVE, MULTIPLICATIVE, SCORE, Draws
 from ._jit import jitable, kernel
 from .accumulate import CHUNK
 from .fused import WIDE, room
-from .launch import compiled_family, compiled_key, compiled_layout, padded_row_ids
+from .launch import compiled_family, compiled_key, padded_row_ids
+from .layout import compiled_layout
 from .perturb import fill
 from .simd import LANES, lane_array
 from .threads import run_tasks

@@ -120,7 +120,9 @@ def new_seats(wanted, theta):
 
 
 @jitable
-def take_seats(prepare, seats, theta, scale, row_ids, kind, first_row, window, n, problems):
+def take_seats(
+    prepare, seats, theta, scale, row_ids, kind, first_row, window, n, problems, wants_scores
+):  # fmt: skip
     """Lane ``l`` gets problem ``k = n + l`` of ``problems``; lanes beyond repeat the last.
 
     With ``window``'s number of samples a row, and first sample, problem ``k`` is sample ``k % M``
@@ -136,7 +138,8 @@ def take_seats(prepare, seats, theta, scale, row_ids, kind, first_row, window, n
             scales[lane] = scales[lane - 1]
         else:
             load_row(prepare, theta, scale, b, kind, padded[lane], scales[lane])
-    transpose(padded, x)
+    if wants_scores:
+        transpose(padded, x)
     if scale.shape[1] > 1:
         transpose(scales, e)
     else:
@@ -183,7 +186,7 @@ def solve_remainders(
     whole = (groups - 1) * LANES
     remainder = window[0] - whole
     count, left = (end_row - first_row) * remainder, (remainder, window[1] + whole)
-    take_seats(prepare, seats, theta, scale, row_ids, draw[1], first_row, left, 0, count)
+    take_seats(prepare, seats, theta, scale, row_ids, draw[1], first_row, left, 0, count, True)
     fill(draw, key, directions, samples, rows, x, e, d, LANES, p, s, z)
     known = operation == VJP and memo.size > 0
     if known:
@@ -325,6 +328,26 @@ def add_block(
 
 
 @jitable
+def read_notes(seats, window, count, memo, noted):
+    """``noted``, a group of lanes, from the memo of few samples, (rows, num_samples, words)."""
+    _, _, samples, _, which, _, _ = seats
+    for lane in range(count):
+        m = np.int64(samples[lane]) - window[1]
+        for word in range(memo.shape[2]):
+            noted[0, word, lane] = memo[which[lane], m, word]
+
+
+@jitable
+def write_notes(seats, window, count, memo, noted):
+    """And back."""
+    _, _, samples, _, which, _, _ = seats
+    for lane in range(count):
+        m = np.int64(samples[lane]) - window[1]
+        for word in range(memo.shape[2]):
+            memo[which[lane], m, word] = noted[0, word, lane]
+
+
+@jitable
 def run_few(
     workspace, prepare, solve, note, recall, reads_scores, block_begin, block_end, operation, call,
     memo, counts, sums,
@@ -332,7 +355,7 @@ def run_few(
     """Blocks of thirty-two rows of at most ``FEW`` samples: value, maximum and vjp.
 
     Lane ``l`` of group ``g`` is sample ``n % M`` of the block's row ``n // M``, ``n = 32 g + l``:
-    all lanes are full whatever the number of samples.
+    all lanes are full whatever the number of samples. ``memo`` is (rows, num_samples, words).
     """
     draw, key, directions, theta, scale, row_ids, window, v, mean, pull, options, places = call
     num_samples = window[0]
@@ -349,17 +372,26 @@ def run_few(
     weights, values = np.zeros(LANES, theta.dtype), np.zeros(LANES, np.float64)
     rows = lane_array(LANES, size, values)
     work = workspace(theta, options, LANES)
+    noted = np.empty((min(1, len(memo)), memo.shape[2], LANES), np.int32)
+    known = operation == VJP and memo.size > 0
     for block in range(block_begin, block_end):
         first = block * LANES
         problems = min(LANES, theta.shape[0] - first) * num_samples
         for n in range(0, problems, LANES):
             count = min(LANES, problems - n)
-            take_seats(prepare, seats, theta, scale, row_ids, draw[1], first, window, n, problems)
-            fill(draw, key, directions, samples, ids, x, e, d, LANES, p, s, s[:0])
-            decide(
-                solve, note, recall, operation, p, d, LANES, places, which, options, memo,
-                block * num_samples + n // LANES, work, y,
+            take_seats(
+                prepare, seats, theta, scale, row_ids, draw[1], first, window, n, problems,
+                p.size > 0,
             )  # fmt: skip
+            fill(draw, key, directions, samples, ids, x, e, d, LANES, p, s, s[:0])
+            if known:
+                read_notes(seats, window, LANES, memo, noted)
+            decide(
+                solve, note, recall, operation, p, d, LANES, places, which, options, noted, 0, work,
+                y,
+            )  # fmt: skip
+            if memo.size > 0 and not known:
+                write_notes(seats, window, count, memo, noted)
             if operation == VJP:
                 gather(v, which, padded, directed)
                 gather(mean, which, padded, centre)

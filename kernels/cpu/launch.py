@@ -28,14 +28,15 @@ from ..codes import (
 from ..noise import GUMBEL
 from ..user import Interrupted
 from . import argmax, argmax_jacobian, argmax_rows, failure
-from . import contract as contraction
-from ._jit import jitable
-from .accumulate import CHUNK, STRANDS
+from .arrays import all_finite, apply_slope, contract, has_nan
+from .layout import compiled_layout
 from .simd import LANES
+from .tasks import joined, parts_of, rows_together
 from .threads import get_num_threads, run_tasks
 
-_SHARED_COORDINATES = 1 << 13  # bound on those of rows that share a group of lanes
-STRAND_BYTES = 1 << 26  # bound on the partial sums of rows that are split over threads
+__all__ = [
+    "Sums", "all_finite", "apply_slope", "contract", "has_nan", "launch", "new_memo"
+]  # fmt: skip
 
 
 class Sums(NamedTuple):
@@ -132,12 +133,9 @@ class _Call(NamedTuple):
         return compiled_family(self.draws, self.theta.dtype)
 
     def parts(self, slots: int, size: int) -> int:
-        """Strands a row is split into: all where rows alone cannot keep the threads busy."""
+        """Strands a row is split into: see ``tasks.py``."""
         rows, d = self.theta.shape
-        threads = get_num_threads()
-        pays = threads > 1 and rows < 2 * threads and self.draws.num_samples > CHUNK
-        fits = rows * STRANDS * (slots * size + d) * 8 <= STRAND_BYTES
-        return STRANDS if pays and fits else 1
+        return parts_of(rows, d, self.draws.num_samples, slots, size, get_num_threads())
 
 
 def is_plain(problem: Problem, epsilon: np.ndarray, draws: Draws, operation: int) -> bool:
@@ -186,17 +184,18 @@ def new_memo(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Dr
     words = _words(problem, epsilon, draws, d, theta.dtype)
     if words == 0:
         return None
-    few = draws.num_samples <= FEW
-    groups = -(-rows // LANES) * draws.num_samples if few else rows * -(-draws.num_samples // LANES)
-    return np.empty((groups, words, LANES), np.int32)
+    if draws.num_samples <= FEW:
+        return np.empty((rows, draws.num_samples, words), np.int32)
+    return np.empty((rows * -(-draws.num_samples // LANES), words, LANES), np.int32)
 
 
 def memo_words(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int, dtype) -> int:
-    """Words a row of ``new_memo``, for more than ``FEW`` samples; 0 where there is none."""
+    """Words a row of ``new_memo``; 0 where there is none."""
     if is_plain(problem, epsilon, draws, VJP):
         return draws.num_samples
-    groups = -(-draws.num_samples // LANES)
-    return groups * LANES * _words(problem, epsilon, draws, d, dtype)
+    few = draws.num_samples <= FEW
+    lanes = draws.num_samples if few else -(-draws.num_samples // LANES) * LANES
+    return lanes * _words(problem, epsilon, draws, d, dtype)
 
 
 def _words(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int, dtype) -> int:
@@ -242,7 +241,7 @@ def _plain_argmax(call: _Call) -> Sums:
             argmax.run(begin, end, parts, *operands)
 
     run_tasks(tasks, num_tasks, rows * num_samples * d)
-    return _joined(counts[:, None], sums, parts)
+    return Sums(joined(counts[:, None], parts), joined(sums, parts))
 
 
 def _plain_jacobian(call: _Call) -> Sums:
@@ -260,7 +259,7 @@ def _plain_jacobian(call: _Call) -> Sums:
         argmax_jacobian.run(begin, end, parts, *operands)
 
     run_tasks(tasks, rows * parts, rows * call.draws.num_samples * d)
-    return _joined(counts[:, None], sums[:, None], parts)
+    return Sums(joined(counts[:, None], parts), joined(sums[:, None], parts))
 
 
 # ------------------------------------------------------------------------------ the sparse top-k
@@ -288,7 +287,7 @@ def _sparse_topk(problem: Problem, call: _Call) -> Sums:
     counts = counts[:, None]
     if call.squares and operation == VALUE:
         counts = np.concatenate((counts, counts), axis=1)  # a one is its own square
-    return _joined(counts, sums, parts)
+    return Sums(joined(counts, parts), joined(sums, parts))
 
 
 # ------------------------------------------------------------------------------ every other solver
@@ -354,21 +353,7 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
 
     num_tasks = -(-rows // LANES) if few else -(-rows // together) * parts
     run_tasks(tasks, num_tasks, oracle.NS_PER_COORDINATE * rows * draws.num_samples * d)
-    return _joined(counts, sums, parts)
-
-
-@jitable
-def rows_together(rows: int, d: int, num_samples: int, threads: int) -> int:
-    """How many rows a task has, so that what their samples leave over shares a group of lanes.
-
-    One where nothing is left over, or little beside the rest, or where rows are so long that what
-    is shared would take as much memory again.
-    """
-    remainder = num_samples % LANES
-    if rows == 0 or remainder == 0 or num_samples > 16 * LANES or d > _SHARED_COORDINATES:
-        return 1
-    rounds = -(-rows // (LANES // remainder * threads))  # every thread gets as many tasks
-    return -(-rows // (rounds * threads))
+    return Sums(joined(counts, parts), joined(sums, parts))
 
 
 def _kind(problem: Problem, call: _Call, weighting: int) -> int:
@@ -379,26 +364,7 @@ def _kind(problem: Problem, call: _Call, weighting: int) -> int:
     return RACE if race and call.epsilon.shape[1] == 1 and not needs_z else ADDITIVE
 
 
-def contract(v: np.ndarray, centre: np.ndarray, outer: np.ndarray) -> np.ndarray:
-    """``v^T (outer[:, :d] - centre outer[:, d]^T)``, (rows, d) float64: see ``contract.py``."""
-    result = np.empty(v.shape)
-    contraction.contract(*map(compiled_layout, (v, centre, outer)), result)
-    return result
-
-
 # -------------------------------------------------------------------------------- small parts
-
-
-def _joined(counts: np.ndarray, sums: np.ndarray, parts: int) -> Sums:
-    """Strands added in index order: the same additions as when one task runs all of them."""
-    if parts > 1:
-        rows = len(counts) // parts
-        counts = counts.reshape(rows, parts, *counts.shape[1:]).sum(1)
-        strands = sums.reshape(rows, parts, *sums.shape[1:])
-        sums = np.zeros_like(strands[:, 0])
-        for k in range(parts):
-            sums += strands[:, k]
-    return Sums(counts, sums)
 
 
 def _padded_epsilons(call: _Call) -> np.ndarray:
@@ -424,21 +390,3 @@ def compiled_key(draws: Draws) -> tuple[np.uint64, np.uint64, np.uint64]:
 def compiled_family(draws: Draws, dtype: np.dtype) -> int | np.ndarray:
     """A family as kernels take it: its code, or its table in the precision of the scores."""
     return draws.family if isinstance(draws.family, int) else draws.family.table(dtype)
-
-
-class _Writable:
-    """Presents a read-only array's memory as writable, without a copy.
-
-    Numba compiles read-only arrays as another type; the kernels never write to their inputs.
-    """
-
-    def __init__(self, array: np.ndarray):
-        self.array = array
-        interface = dict(array.__array_interface__)
-        interface["data"] = (interface["data"][0], False)
-        self.__array_interface__ = interface
-
-
-def compiled_layout(array: np.ndarray) -> np.ndarray:
-    array = np.ascontiguousarray(array)
-    return array if array.flags.writeable else np.asarray(_Writable(array))

@@ -36,7 +36,8 @@ from . import argmax_rows, topk
 from ._jit import jitable, kernel
 from .accumulate import CHUNK, STRANDS, add_scores
 from .argmax import TILE, perturbed_values, prepare, winners
-from .launch import compiled_family, compiled_key, compiled_layout, padded_row_ids
+from .launch import compiled_family, compiled_key, padded_row_ids
+from .layout import compiled_layout
 from .perturb import consecutive, perturb_tile
 from .simd import LANES, lane_array, lane_bits, load, lowest_bit, store
 from .threads import get_num_threads, run_tasks

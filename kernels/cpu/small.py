@@ -17,7 +17,9 @@ from numba import njit
 from ..codes import MAXIMUM, VALUE, VJP, Draws, Problem
 from . import argmax, argmax_rows
 from ._jit import jitable, kernel
-from .launch import compiled_layout, is_plain
+from .arrays import slope
+from .launch import is_plain
+from .layout import compiled_layout
 from .simd import LANES
 
 MAX_COORDINATES = 200_000
@@ -85,14 +87,6 @@ def is_loo(p):
 
 
 @jitable
-def slope_of(score, epsilon):
-    """``d location / d theta`` over the temperature: see ``Sampler._slope``."""
-    base = 1.0 / epsilon
-    relative = 0.0 if np.isinf(score) else 1.0 / (epsilon * base)
-    return base, relative
-
-
-@jitable
 def means(counts, p, mean):
     """``ybar`` of every row."""
     for b in range(p.rows):
@@ -113,12 +107,11 @@ def maxima(p, sums, result):
 
 
 @jitable
-def adjoint(p, c, totals, b, product):
-    """``v^T J`` of row ``b``, from the sums of a VJP."""
+def adjoint(p, c, totals, sign, b, product):
+    """``v^T J`` of row ``b``, from the sums of a VJP; ``sign`` is -1 where scores are costs."""
     divisor = p.num_samples - is_loo(p)
     for i in range(p.d):
-        base, relative = slope_of(c.theta[b, i], np.float64(c.epsilons[b]))
-        product[i] = totals[b, i] / divisor * (base * relative)
+        product[i] = totals[b, i] / divisor * slope(c.theta[b, i], c.epsilons[b], sign, False)
 
 
 # ---------------------------------------------------------------------------------------- launches
@@ -188,7 +181,7 @@ def _entry(few):
             maxima(p, sums, result)
         if is_vjp:
             for b in range(rows):
-                adjoint(p, c, sums[:, 0], b, result[b])
+                adjoint(p, c, sums[:, 0], 1.0, b, result[b])
         else:
             means(counts, p, mean)
 

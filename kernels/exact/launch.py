@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..codes import Problem
-from ..cpu.launch import compiled_layout
+from ..cpu.layout import compiled_layout
 from ..cpu.simd import LANES
 from ..cpu.threads import run_tasks
 from ..noise import FAMILIES, GUMBEL
