@@ -8,7 +8,6 @@ import weakref
 
 import numpy as np
 import pytest
-
 from dpo.kernels.cpu.threads import SMALL_CALL_NS, run_tasks
 
 
@@ -29,9 +28,7 @@ def test_every_task_runs_once(threads, num_threads):
 def test_a_small_call_stays_on_its_thread(threads):
     threads(4)
     calls = []
-    run_tasks(
-        lambda *piece: calls.append((piece, threading.get_ident())), 100, SMALL_CALL_NS / 2
-    )
+    run_tasks(lambda *piece: calls.append((piece, threading.get_ident())), 100, SMALL_CALL_NS / 2)
     assert calls == [((0, 100), threading.get_ident())]
 
 
