@@ -328,23 +328,17 @@ def add_block(
 
 
 @jitable
-def read_notes(seats, window, count, memo, noted):
-    """``noted``, a group of lanes, from the memo of few samples, (rows, num_samples, words)."""
+def copy_notes(known, seats, window, count, memo, noted):
+    """What few samples decided: from ``memo``, (rows, num_samples, words), to a group of lanes
+    where it is known, else back."""
     _, _, samples, _, which, _, _ = seats
     for lane in range(count):
-        m = np.int64(samples[lane]) - window[1]
+        b, m = which[lane], np.int64(samples[lane]) - window[1]
         for word in range(memo.shape[2]):
-            noted[0, word, lane] = memo[which[lane], m, word]
-
-
-@jitable
-def write_notes(seats, window, count, memo, noted):
-    """And back."""
-    _, _, samples, _, which, _, _ = seats
-    for lane in range(count):
-        m = np.int64(samples[lane]) - window[1]
-        for word in range(memo.shape[2]):
-            memo[which[lane], m, word] = noted[0, word, lane]
+            if known:
+                noted[0, word, lane] = memo[b, m, word]
+            else:
+                memo[b, m, word] = noted[0, word, lane]
 
 
 @jitable
@@ -385,13 +379,13 @@ def run_few(
             )  # fmt: skip
             fill(draw, key, directions, samples, ids, x, e, d, LANES, p, s, s[:0])
             if known:
-                read_notes(seats, window, LANES, memo, noted)
+                copy_notes(known, seats, window, LANES, memo, noted)
             decide(
                 solve, note, recall, operation, p, d, LANES, places, which, options, noted, 0, work,
                 y,
             )  # fmt: skip
             if memo.size > 0 and not known:
-                write_notes(seats, window, count, memo, noted)
+                copy_notes(known, seats, window, count, memo, noted)
             if operation == VJP:
                 gather(v, which, padded, directed)
                 gather(mean, which, padded, centre)
