@@ -312,9 +312,8 @@ class Sampler(NamedTuple):
 
     def _with_slope(self, sums, weighting: int):
         """A VJP from its sums, (rows, slots, d): what ``_slope`` says, in one kernel."""
-        of_scale = weighting == SCALE_SCORE
-        sign = 1.0 if of_scale else self.sign
-        multiplicative = self.draws.multiplicative and not of_scale
+        multiplicative = self.draws.multiplicative and weighting == SCORE
+        sign = self.sign if weighting == SCORE and not multiplicative else 1.0
         apply = kernels(self.theta).apply_slope
         return apply(sums, self._divisor, self.theta, self.epsilon, sign, multiplicative)
 

@@ -181,6 +181,20 @@ def test_temperatures_multiplicative_noise_and_doubles(cupy):
             equal(layer.vjp_epsilon(*moved, seed=3), layer.vjp_epsilon(theta, v, seed=3))
 
 
+@pytest.mark.parametrize("perturbation", ["additive", "multiplicative"])
+def test_gradients_of_costs(cupy, perturbation):
+    """Costs take noise with its sign turned, unless it multiplies them."""
+    theta, v = scores(dpo.ShortestPath())
+    layer = dpo.Perturbed(dpo.ShortestPath(), num_samples=20, perturbation=perturbation)
+    moved = cupy.asarray(theta), cupy.asarray(v)
+    equal(layer.vjp(*moved, seed=3), layer.vjp(theta, v, seed=3))
+    ours, theirs = (
+        layer.estimate(x, of="vjp", direction=u, seed=3) for x, u in (moved, (theta, v))
+    )
+    equal(ours.mean, theirs.mean)
+    equal(ours.standard_error, theirs.standard_error)
+
+
 def test_adaptive_sampling(cupy):
     theta, v = scores(dpo.Argmax())
     layer = dpo.Perturbed(num_samples=dpo.Adaptive(0.05, max_samples=512))

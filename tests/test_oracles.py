@@ -69,6 +69,33 @@ def test_products_of_the_jacobian(oracle, reduction, family, m):
     np.testing.assert_allclose(jvp, np.einsum("bik,bk->bi", jacobian, flat), **close)
 
 
+@pytest.mark.parametrize("perturbation", ["additive", "multiplicative"])
+@pytest.mark.parametrize("columns", [1, 6], ids=["a temperature a row", "a coordinate"])
+@pytest.mark.parametrize("m", [7, 320])
+def test_adjoints_at_any_temperature(oracle, reduction, perturbation, columns, m):
+    """``<v, J t> = <J^T v, t>``, with error bars and without."""
+    if m == 7 and reduction in ("antithetic", "qmc"):
+        m = 8
+    theta, v = inputs(oracle)
+    theta[1] = abs(theta[1]) + 0.1
+    t = np.random.default_rng(2).standard_normal(theta.shape)
+    event = theta.shape[1:]
+    epsilon = np.random.default_rng(3).uniform(0.2, 0.6, (len(theta), *event))
+    epsilon = epsilon if columns > 1 else epsilon.reshape(len(theta), -1)[:, 0]
+    layer = dpo.Perturbed(
+        oracle,
+        epsilon=epsilon,
+        num_samples=m,
+        variance_reduction=reduction,
+        perturbation=perturbation,
+    )
+    vjp, jvp = layer.vjp(theta, v, seed=3), layer.jvp(theta, t, seed=3)
+    size = abs(v).sum() * abs(jvp).max()
+    np.testing.assert_allclose(dot(vjp, t, 1), dot(v, jvp, 1), rtol=1e-8, atol=1e-10 * size)
+    estimate = layer.estimate(theta, of="vjp", direction=v, seed=3)
+    np.testing.assert_array_equal(estimate.mean, vjp)
+
+
 def test_value_is_the_mean_of_the_samples(oracle, reduction):
     theta, _ = inputs(oracle)
     layer = dpo.Perturbed(oracle, num_samples=320, variance_reduction=reduction)
