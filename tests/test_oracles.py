@@ -70,18 +70,15 @@ def test_products_of_the_jacobian(oracle, reduction, family, m):
 
 
 @pytest.mark.parametrize("perturbation", ["additive", "multiplicative"])
-@pytest.mark.parametrize("columns", [1, 6], ids=["a temperature a row", "a coordinate"])
-@pytest.mark.parametrize("m", [7, 320])
-def test_adjoints_at_any_temperature(oracle, reduction, perturbation, columns, m):
+@pytest.mark.parametrize("one_a_row", [True, False], ids=["a temperature a row", "a coordinate"])
+@pytest.mark.parametrize("m", [8, 320])
+def test_adjoints_at_any_temperature(oracle, reduction, perturbation, one_a_row, m):
     """``<v, J t> = <J^T v, t>``, with error bars and without."""
-    if m == 7 and reduction in ("antithetic", "qmc"):
-        m = 8
     theta, v = inputs(oracle)
     theta[1] = abs(theta[1]) + 0.1
     t = np.random.default_rng(2).standard_normal(theta.shape)
-    event = theta.shape[1:]
-    epsilon = np.random.default_rng(3).uniform(0.2, 0.6, (len(theta), *event))
-    epsilon = epsilon if columns > 1 else epsilon.reshape(len(theta), -1)[:, 0]
+    shape = len(theta) if one_a_row else theta.shape
+    epsilon = np.random.default_rng(3).uniform(0.2, 0.6, shape)
     layer = dpo.Perturbed(
         oracle,
         epsilon=epsilon,
