@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LOWEST, HIGHEST = 1e-30, 1e30
+"""Of temperatures."""
 _MAX_SAMPLES = 2**32 - 1  # the sample is one 32-bit word of the counter
 
 
@@ -48,7 +50,7 @@ def check_temperature(value: float) -> None:
             f"epsilon must be positive and finite, got {value!r}; for no perturbation call the "
             "solver itself"
         )
-    if not 1e-30 <= value <= 1e30:
+    if not LOWEST <= value <= HIGHEST:
         raise ValueError(f"epsilon must lie in [1e-30, 1e30], got {value!r}; rescale theta")
 
 
@@ -56,7 +58,7 @@ def check_temperatures(epsilon: np.ndarray) -> None:
     """Likewise of every entry of an array."""
     if epsilon.dtype.kind not in "fiu":
         raise TypeError(f"epsilon must be positive numbers, got an array of {epsilon.dtype}")
-    bad = ~((epsilon >= 1e-30) & (epsilon <= 1e30))
+    bad = ~((epsilon >= LOWEST) & (epsilon <= HIGHEST))
     if bad.any():
         check_temperature(float(epsilon[bad][0]))
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._device import divided, is_host, kernels, namespace, rounded
+from ._device import divided, is_host, kernels, namespace
 from .kernels.codes import (
     ANTITHETIC,
     FEW,
@@ -296,7 +296,7 @@ class Sampler(NamedTuple):
             sums = self._launch(
                 VJP,
                 direction=v,
-                mean=rounded(self._centre(kept.mean), self.theta.dtype),
+                mean=self._rounded_centre(kept.mean),
                 memo=kept.memo,
                 squares=errors,
                 weighting=weighting,
@@ -332,6 +332,11 @@ class Sampler(NamedTuple):
         if self.centre is not None:
             return self.centre
         return mean if self._loo else np.zeros_like(mean)
+
+    def _rounded_centre(self, mean: np.ndarray) -> np.ndarray:
+        """As a launch takes it; on a GPU the kernel that reads it rounds."""
+        centre = self._centre(mean)
+        return centre.astype(self.theta.dtype) if is_host(centre) else centre
 
     def _contract(self, v: np.ndarray, kept: Kept | None, weighting: int) -> np.ndarray:
         """``v^T sum (y - centre) s^T``; where no sums were kept, a block of rows at a time."""

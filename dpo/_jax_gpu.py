@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
-from ._arrays import compute_dtype
+from ._arrays import borrowed, compute_dtype
 from ._device import as_host, beside, require_cupy
 
 
@@ -40,17 +40,32 @@ def in_buffers(
 
 def _callback(run: Callable[..., Sequence]) -> Callable[..., None]:
     def call(context, results, *operands) -> None:
-        cupy = require_cupy("theta", "a GPU")
+        require_cupy("theta", "a GPU")
         from .kernels.cuda.device import launching
 
-        theta, *others = map(cupy.asarray, operands)
-        with launching(theta.device.id, _stream(context)):
-            seeds, offsets, *arrays = others
+        device = operands[0].__dlpack_device__()[1]
+        with launching(device, _stream(context)):
+            theta, seeds, offsets, *arrays = (_view(x, device) for x in operands)
             outputs = run(theta, as_host(seeds), as_host(offsets), *arrays)
             for result, output in zip(results, outputs, strict=True):
-                cupy.asarray(result)[...] = beside(output, theta)
+                _copy(_view(result, device), beside(output, theta))
 
     return call
+
+
+def _view(buffer: Any, device: int) -> Any:
+    """A buffer of XLA's as an array of CuPy's, in a third of the time of ``cupy.asarray``."""
+    interface = buffer.__cuda_array_interface__
+    pointer, dtype = interface["data"][0], np.dtype(interface["typestr"])
+    return borrowed(pointer, interface["shape"], dtype, buffer, device)
+
+
+def _copy(result: Any, output: Any) -> None:
+    """Into a buffer, on the stream."""
+    if output.dtype != result.dtype or not output.flags.c_contiguous:
+        result[...] = output
+    elif result.nbytes:
+        result.data.copy_from_device_async(output.data, result.nbytes)
 
 
 def _stream(context: Any) -> int:

@@ -96,7 +96,7 @@ def test_every_method_gives_the_cpus_results(cupy, oracle, noise):
         equal(loss, np.asarray(layer.loss(theta, target, seed=1)))
 
 
-VIEWS = {"__getitem__", "reshape", "ascontiguousarray", "zeros", "full"}
+VIEWS = {"__getitem__", "reshape", "broadcast_to", "ascontiguousarray", "zeros", "full"}
 """Functions of CuPy's that launch nothing, clear memory, or make what is kept for later calls."""
 
 
@@ -107,10 +107,12 @@ def test_a_call_launches_kernels_of_ours_only(monkeypatch):
     stand_in(device, monkeypatch)
     theta, v = (device.xp.asarray(x) for x in scores(dpo.Argmax()))
     layer, launches = dpo.Perturbed(num_samples=300), device.simulator.launches
-    value = ["find_unusual", "prepare", "decide", "divide", "divide"]
-    rest = ["find_unusual", "divide", "weigh", "vjp", "add_strands", "apply_slope", "divide"]
+    value = ["find_outside", "prepare", "decide", "divide", "divide"]
+    rest = ["find_outside", "weigh", "vjp", "add_strands", "apply_slope", "divide"]
+    each = dpo.Perturbed(epsilon=device.xp.asarray(np.full(2, 0.5)), num_samples=300)
     for call, expected in [
         (lambda: layer(theta, seed=1), value),
+        (lambda: each(theta, seed=1), [*value[:1], *value]),
         (lambda: layer.vjp(theta, v, seed=1), [*value[:1], *rest[:1], *value[1:-1], *rest[1:]]),
     ]:
         launches.clear(), simt.cupy.CALLS.clear()

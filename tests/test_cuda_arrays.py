@@ -27,6 +27,15 @@ def test_what_is_unusual_is_found_wherever_it_is(device, shape, dtype):
             y.flat[at] = unusual
             assert arrays.has_nan(y, device) == np.isnan(unusual)
             assert not arrays.all_finite(y, device)
+    largest = np.full(3, np.finfo(dtype).max, dtype)
+    assert arrays.all_finite(largest, device) and arrays.all_finite(-largest, device)
+
+
+@pytest.mark.parametrize("dtype", REALS)
+def test_a_range_has_its_ends(device, dtype):
+    x = np.array([0.5, 2, 1], dtype)
+    assert arrays.all_within(x, 0.5, 2, device) and arrays.all_within(x[:0], 3, 2, device)
+    assert not arrays.all_within(x, 0.6, 2, device) and not arrays.all_within(x, 0.5, 1.9, device)
 
 
 @pytest.mark.parametrize("to", REALS)

@@ -31,7 +31,7 @@ REGISTERS = {
     "argmax.cu": {
         "prepare<{}>": 64,
         "decide<{}, false>": 128,
-        "weigh<{}>": 64,
+        "weigh<{}, double>": 64,
         "perturbed_values<{}>": 80,
     },
     "accumulate.cu": {

@@ -17,10 +17,11 @@
 
 constexpr int MAX_THREADS = 256;
 
-// Add a quad's sums to a strand: `lanes` is what four_tree_sums left.
-__device__ inline void add_quad(double* strand, int q, int size, double lanes) {
+// Write a quad's sums to a strand, or add them: `lanes` is what four_tree_sums left.
+template <bool ADD>
+__device__ inline void put_quad(double* strand, int q, int size, double lanes) {
     const int i = 4 * q + coordinate_of_lane();
-    if (threadIdx.x % 8 == 0 && i < size) strand[i] += lanes;
+    if (threadIdx.x % 8 == 0 && i < size) strand[i] = ADD ? strand[i] + lanes : lanes;
 }
 
 // weights: a, (rows, M).
@@ -55,8 +56,8 @@ __global__ void __launch_bounds__(MAX_THREADS, Draw::min_blocks)
             total += double(four_tree_sums(sums));
             if constexpr (SQUARES) total_of_squares += double(four_tree_sums(squares));
         }
-        add_quad(strand, q, d, total);
-        if constexpr (SQUARES) add_quad(strand + d, q, d, total_of_squares);
+        put_quad<false>(strand, q, d, total);
+        if constexpr (SQUARES) put_quad<false>(strand + d, q, d, total_of_squares);
     }
 }
 
@@ -203,8 +204,8 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
             total += double(four_tree_sums(first));
             total_with_z += double(four_tree_sums(second));
         }
-        add_quad(strand, q, d, total);
-        add_quad(strand + d, q, d, total_with_z);
+        put_quad<true>(strand, q, d, total);
+        put_quad<true>(strand + d, q, d, total_with_z);
     }
 }
 

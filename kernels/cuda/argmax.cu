@@ -160,8 +160,8 @@ __global__ void __launch_bounds__(MAX_THREADS,
 // <a, b> in float64, coordinate by coordinate: the order of kernels/reference_sums.py. Terms that
 // are zero change nothing and are left out, which of a mean of few one-hot solutions are most. All
 // threads of a block call it, and the first has the result.
-template <class Real>
-__device__ inline double ordered_dot(const Real* a, const Real* b, int n) {
+template <class Real, class Other>
+__device__ inline double ordered_dot(const Real* a, const Other* b, int n) {
     constexpr int AT_ONCE = 4;  // loads on their way together
     __shared__ double terms[MAX_THREADS];
     __shared__ int terms_of_warp[MAX_THREADS / WARP];
@@ -173,7 +173,7 @@ __device__ inline double ordered_dot(const Real* a, const Real* b, int n) {
 #pragma unroll
         for (int k = 0; k < AT_ONCE; ++k) {
             const int i = first + k * blockDim.x + threadIdx.x;
-            mine[k] = i < n ? double(a[i]) * double(b[i]) : 0.0;
+            mine[k] = i < n ? double(a[i]) * double(Real(b[i])) : 0.0;
         }
 #pragma unroll
         for (int k = 0; k < AT_ONCE; ++k) {
@@ -194,12 +194,12 @@ __device__ inline double ordered_dot(const Real* a, const Real* b, int n) {
     return total;
 }
 
-// weights[b, m] = <v, y_m - mean>, and where samples come in pairs the pair's mate is left out of
-// the mean too: a + pull (a + mate), with pull = 1 / (M - 2). A block is `blockDim` samples of a
-// row.
-template <class Draw, class Real = typename Draw::Real>
+// weights[b, m] = <v, y_m - mean>, the mean rounded to Real; where samples come in pairs the pair's
+// mate is left out of it too: a + pull (a + mate), with pull = 1 / (M - 2). A block is `blockDim`
+// samples of a row.
+template <class Draw, class Mean, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, 1)
-    weigh(const int* decided, const Real* v, const Real* mean, int d, i64 num_samples, Real pull,
+    weigh(const int* decided, const Real* v, const Mean* mean, int d, i64 num_samples, Real pull,
           int batches, Real* weights) {
     __shared__ Real centre_of_block;
     const i64 b = blockIdx.x / batches;

@@ -3,13 +3,14 @@
 
 constexpr int MAX_THREADS = 256;
 
-// found[0] = 1 where there is a NaN; with FINITE, where something is not finite.
-template <class Real, bool FINITE>
-__global__ void __launch_bounds__(MAX_THREADS) find_unusual(const Real* x, i64 size, int* found) {
+// found[0] = 1 where an entry is not in [low, high]; NaN never is.
+template <class Real>
+__global__ void __launch_bounds__(MAX_THREADS)
+    find_outside(const Real* x, i64 size, double low, double high, int* found) {
     const i64 step = i64(gridDim.x) * blockDim.x;
     bool any = false;
     for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += step)
-        any |= FINITE ? !(x[i] - x[i] == 0) : x[i] != x[i];
+        any |= !(x[i] >= low && x[i] <= high);
     if (any) atomicOr(found, 1);
 }
 

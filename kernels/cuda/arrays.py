@@ -13,31 +13,32 @@ from .calls import MAX_THREADS, Array, Device, template
 _FILE = "arrays.cu"
 _MAX_BLOCKS = 2**11
 """Of a search: enough for any GPU."""
+_LARGEST = float(np.finfo(np.float64).max)
 _TYPES = {np.float32: "float", np.float64: "double", np.int64: "i64"}
 """As C++ spells them."""
 
 
 def has_nan(x: Array, device: Device | None = None) -> bool:
     """Whether there is a NaN in ``x``, contiguous; waits for the device."""
-    return _found(x, False, device or _current())
+    return not all_within(x, -np.inf, np.inf, device)
 
 
 def all_finite(x: Array, device: Device | None = None) -> bool:
     """Whether no entry of ``x``, contiguous, is infinite or NaN; waits for the device."""
-    return not _found(x, True, device or _current())
+    return all_within(x, -_LARGEST, _LARGEST, device)
 
 
-def _found(x: Array, finite: bool, device: Device) -> bool:
+def all_within(x: Array, low: float, high: float, device: Device | None = None) -> bool:
+    """Whether every entry of ``x``, contiguous, is in [low, high]; waits for the device."""
     if x.size == 0:
-        return False
-    found = device.flag()
+        return True
+    device = device or _current()
+    flag = device.flag()
     blocks = min(_MAX_BLOCKS, -(-x.size // MAX_THREADS))
-    search = device.function(_FILE, template("find_unusual", _TYPES[x.dtype.type], finite))
-    search((blocks,), (MAX_THREADS,), (x, np.int64(x.size), found))
-    if not found[0]:
-        return False
-    found[...] = 0
-    return True
+    given = x, np.int64(x.size), np.float64(low), np.float64(high), flag.array
+    search = device.function(_FILE, template("find_outside", _TYPES[x.dtype.type]))
+    search((blocks,), (MAX_THREADS,), given)
+    return not flag.raised()
 
 
 def filled(

@@ -57,18 +57,41 @@ Kernel = Callable[[tuple[int], tuple[int], Sequence[Any]], None]
 class Record(tuple):
     """Arguments that a kernel takes as one struct: its fields in order, None for a null pointer."""
 
-    def packed(self, address: Callable[[Array], int]) -> np.ndarray:
-        """The struct's bytes, laid out as C++ does; ``address`` is that of an array."""
-        fields = [x if isinstance(x, np.generic) else 0 if x is None else address(x) for x in self]
-        content = _layout(tuple(map(type, self))).pack(*fields)
-        # CuPy passes by value what is an array of one item, however large.
-        return np.frombuffer(content, f"V{len(content)}").reshape(())
+
+def fields(arguments: Sequence[Any]) -> list[Any]:
+    """The arguments of a kernel, with the fields of its structs in their place."""
+    found: list[Any] = []
+    for x in arguments:
+        if type(x) is Record:
+            found.extend(x)
+        else:
+            found.append(x)
+    return found
 
 
-@ft.lru_cache
-def _layout(types: tuple[type, ...]) -> struct.Struct:
-    codes = [np.dtype(t).char if issubclass(t, np.generic) else "P" for t in types]
-    return struct.Struct(f"@{''.join(codes)}0q")  # ends where the next of an array would begin
+def layout(arguments: Sequence[Any]) -> struct.Struct:
+    """Where C++ puts the ``fields`` of the arguments; one of them is a NumPy scalar or an address.
+
+    A struct begins and ends where an integer of eight bytes could.
+    """
+    codes = []
+    for x in arguments:
+        inner = "".join(map(_code, x)) if type(x) is Record else None
+        codes.append(_code(x) if inner is None else f"0q{inner}0q")
+    return struct.Struct(f"@{''.join(codes)}")
+
+
+def _code(x: Any) -> str:
+    return x.dtype.char if isinstance(x, np.generic) else "P"
+
+
+class Flag(Protocol):
+    """One int32 that kernels set where something is amiss."""
+
+    array: Array
+
+    def raised(self) -> bool:
+        """Wait for the device; whether the flag was set, and lower it."""
 
 
 class Device(Protocol):
@@ -87,8 +110,8 @@ class Device(Protocol):
     def filled(self, shape: tuple[int, ...], value: float, dtype: type) -> Array:
         """An array of one number that nobody writes to."""
 
-    def flag(self) -> Array:
-        """One int32, zero, and to be left so; no other thread has it."""
+    def flag(self) -> Flag:
+        """A lowered flag, to be left so: the one of this thread."""
 
     def function(self, file: str, kernel: str) -> Kernel:
         """A kernel by name and template arguments, to be called with (grid, block, arguments).
@@ -279,11 +302,15 @@ class Call:
             return 1 + squares, d
         return 1 + 2 * squares, d + 1 if operation == JVP else (d + 1) * d
 
-    def strands(self, totals: Array) -> Array:
-        """Room for the sums of every strand: the totals themselves if there is only one."""
+    def strands(self, totals: Array, whole: bool = False) -> Array:
+        """Room for the sums of every strand: the totals themselves if there is only one.
+
+        Zeros to add to, unless a kernel writes the ``whole`` of it.
+        """
         if self.parts == 1:
             return totals
-        return self.device.xp.zeros((self.rows, self.parts, *totals.shape[1:]), np.float64)
+        make = self.device.xp.empty if whole else self.device.xp.zeros
+        return make((self.rows, self.parts, *totals.shape[1:]), np.float64)
 
     def join(self, strands: Array, totals: Array) -> None:
         if self.parts > 1:

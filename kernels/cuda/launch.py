@@ -40,12 +40,12 @@ from ..codes import (
 from ..noise import GUMBEL, LOGISTIC, NORMAL
 from ..user import Interrupted
 from . import solvers
-from .arrays import all_finite, apply_slope, divided, filled, has_nan
+from .arrays import all_finite, all_within, apply_slope, divided, filled, has_nan
 from .calls import MAX_THREADS, WARP, Array, Call, Device, quads, template
 
 __all__ = [
-    "Plan", "Sums", "all_finite", "apply_slope", "divided", "filled", "has_nan", "launch",
-    "new_memo", "plan_for",
+    "Plan", "Sums", "all_finite", "all_within", "apply_slope", "divided", "filled", "has_nan",
+    "launch", "new_memo", "plan_for",
 ]  # fmt: skip
 
 _BUSY = 2**18
@@ -124,7 +124,7 @@ def launch(
     is CuPy's current one unless given. ``failed``, (1,) int32 on the device, is set to 1 where an
     instance has no path or a user's function failed, and never to 0; the sums are then void. With
     it nothing is raised for that and nothing waits, which a graph under capture needs: look at it
-    after a replay.
+    after a replay. ``mean`` may be float64, whatever theta is: it is rounded.
 
     Counts, JVP, JACOBIAN and MOMENTS are the CPU's to the last bit, and so is the VJP of an argmax
     with independent samples and one temperature a row. Other VJPs and the MAXIMUM differ from the
@@ -146,8 +146,13 @@ def launch(
     call.failed = failed
     argmax = problem.oracle == "argmax"
     many = squares and operation == VALUE and (call.paired or not argmax)  # else y^2 = y
-    counts = device.xp.zeros((call.rows, 1 + many, call.d), np.int64)
-    written = operation == VALUE or call.parts > 1  # whole, by the kernel that joins strands
+    size = call.rows, 1 + many, call.d
+    if operation == VJP:
+        counts = device.filled(size, 0, np.int64)
+    else:
+        counts = device.xp.zeros(size, np.int64)
+    # Whole, by the kernel that joins strands or by that of a VJP.
+    written = operation in (VALUE, VJP) or call.parts > 1
     make = device.xp.empty if written else device.xp.zeros
     totals = make((call.rows, *call.slots_and_size(operation, squares)), np.float64)
     if call.rows > 0:
@@ -242,7 +247,10 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
     if winners is None and (operation != VALUE or request.solutions is not None):
         winners = xp.empty((call.rows, call.num_samples), np.int32)
     if decides:
-        _decide(call, kind, winners, request.counts, plan)
+        counts = request.counts
+        if operation == VJP:  # which is not asked for them
+            counts = xp.zeros(counts.shape, np.int64)
+        _decide(call, kind, winners, counts, plan)
     if request.solutions is not None:
         problems = call.rows * call.num_samples
         blocks = -(-problems * call.d // MAX_THREADS)
@@ -250,15 +258,14 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
         call.run("one_hot", blocks, MAX_THREADS, *given)
     if operation == VALUE:
         return
-    strands = call.strands(request.totals)
+    strands = call.strands(request.totals, whole=operation == VJP)
     draw = call.draw(call.noise_kind)
     if operation == VJP:
-        if decides:
-            request.counts[...] = 0
         weights = xp.empty((call.rows, call.num_samples), call.dtype)
         v, mean = map(xp.ascontiguousarray, (request.direction, request.mean))
         given = winners, v, mean, *call.sizes, call.pull
-        call.by_sample(template("weigh", draw), weights, *given)
+        kernel = template("weigh", draw, "double" if mean.dtype == np.float64 else call.real)
+        call.by_sample(kernel, weights, *given)
         call.add_vjp(weights, request.squares, strands)
     elif operation == MAXIMUM:
         values = xp.empty((call.rows, call.num_samples), np.float64)

@@ -14,6 +14,7 @@ import numpy as np
 from ..codes import MAXIMUM, VALUE, VJP
 from ..user import BoundSolver, Interrupted
 from . import user
+from .arrays import divided
 from .calls import CHUNK, MAX_THREADS, STRANDS, WARP, Array, Call, Record, quads, template
 
 WORKSPACE_BYTES = 2**26
@@ -111,10 +112,10 @@ def solve(call: Call, request: Request, threads: int | None) -> None:
     if operation == VALUE:
         _run(call, wanted, threads)
         return
-    strands = call.strands(request.totals)
+    strands = call.strands(request.totals, whole=operation == VJP)
     if operation == VJP:
         weights = xp.empty((call.rows, call.num_samples), call.dtype)
-        v, mean = map(xp.ascontiguousarray, (request.direction, request.mean))
+        v, mean = xp.ascontiguousarray(request.direction), _rounded(request.mean, call)
         _run(call, Wanted(direction=v, mean=mean, weights=weights), threads)
         call.add_vjp(weights, request.squares, strands)
     elif operation == MAXIMUM:
@@ -132,6 +133,13 @@ def solve(call: Call, request: Request, threads: int | None) -> None:
                 operation, "Dense", solutions, direction, request.squares, strands[here]
             )
     call.join(strands, request.totals)
+
+
+def _rounded(mean: Array, call: Call) -> Array:
+    """In the compute type."""
+    if mean.dtype.type is call.dtype:
+        return call.device.xp.ascontiguousarray(mean)
+    return divided(mean, 1, call.dtype, device=call.device)
 
 
 def _windows(call: Call):
@@ -195,7 +203,7 @@ def _run(call: Call, wanted: Wanted, threads: int | None) -> None:
     given = call.record, wanted.record(call.pull), _workspace(call, team, deal)
     call.run(kernel, deal.blocks, deal.threads, *given, *own)
     if oracle == "grid_path" and call.failed is None:
-        _check_paths(own[-1])
+        _check_paths(call)
 
 
 def _run_in_lanes(call: Call, wanted: Wanted) -> None:
@@ -289,7 +297,7 @@ def _run_user(call: Call, bound: BoundSolver, wanted: Wanted) -> None:
     room, instances = _room(call, bound, blocks * threads), _instances(call, bound)
     kernel = call.device.linked(template("user", call.draw(call.noise_kind)), bound.solver)
     kernel((blocks,), (threads,), (call.record, wanted.record(call.pull), room, instances, failed))
-    if call.failed is None and bool(failed[0]):
+    if call.failed is None and call.device.flag().raised():
         raise Interrupted
 
 
@@ -321,12 +329,12 @@ def _power_of_two(n: int) -> int:
 
 def _failed(call: Call) -> Array:
     """Where kernels note that a sample has no solution."""
-    return call.device.xp.zeros(1, np.int32) if call.failed is None else call.failed
+    return call.device.flag().array if call.failed is None else call.failed
 
 
-def _check_paths(failed: Array) -> None:
+def _check_paths(call: Call) -> None:
     """Wait for the device, and see whether a path was missing."""
-    if bool(failed[0]):
+    if call.device.flag().raised():
         raise ValueError(
             "theta has an instance without a path of finite cost from source to target: "
             "walls (+inf) separate them, or its costs add up to more than the dtype can hold"

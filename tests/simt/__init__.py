@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dpo.kernels.cuda.calls import Record
+from dpo.kernels.cuda.calls import Record, layout
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "kernels" / "cuda"
@@ -60,6 +60,19 @@ class Arrays:
         return result
 
 
+class Flag:
+    """``calls.Flag`` of NumPy's."""
+
+    def __init__(self, array: Any):
+        self.array = array
+
+    def raised(self) -> bool:
+        if not self.array[0]:
+            return False
+        self.array[0] = 0
+        return True
+
+
 class OnHost:
     """What a device does besides launching, with arrays of NumPy's."""
 
@@ -71,8 +84,12 @@ class OnHost:
     def filled(self, shape: tuple[int, ...], value: float, dtype: type) -> np.ndarray:
         return np.full(shape, value, dtype)
 
-    def flag(self) -> np.ndarray:
-        return np.zeros(1, np.int32)
+    @ft.cached_property
+    def _flag(self) -> Flag:
+        return Flag(np.zeros(1, np.int32))
+
+    def flag(self) -> Flag:
+        return self._flag
 
 
 class Simulator(OnHost):
@@ -144,10 +161,11 @@ class Function:
             raise SimtError(f"{self.kernel}: {len(argument)} fields for {fields}")
         for field, x in zip(fields, argument, strict=True):
             self._value(field, x)
-        packed = argument.packed(lambda array: array.ctypes.data)
-        if packed.nbytes != int(size):
-            raise SimtError(f"{self.kernel}: {packed.nbytes} bytes for a struct of {size}")
-        return ctypes.create_string_buffer(packed.tobytes(), packed.nbytes)
+        values = (x if isinstance(x, np.generic) else _address(x) for x in argument)
+        packed = layout([argument]).pack(*values)
+        if len(packed) != int(size):
+            raise SimtError(f"{self.kernel}: {len(packed)} bytes for a struct of {size}")
+        return ctypes.create_string_buffer(packed, len(packed))
 
     def _address(self, parameter: str | list[str], argument: Any) -> int:
         if parameter[0] == "*" and argument is None:
@@ -157,7 +175,11 @@ class Function:
             raise SimtError(f"{self.kernel}: {argument!r} for a parameter of type {parameter}")
         if not argument.flags.c_contiguous:
             raise SimtError(f"{self.kernel}: an array that is not contiguous")
-        return argument.ctypes.data
+        return _address(argument)
+
+
+def _address(x: np.ndarray | None) -> int:
+    return 0 if x is None else x.ctypes.data
 
 
 def _parameters(words: list[str]) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import Simulator
+from . import Flag, Simulator
 
 COPIES: list[str] = []
 """Every copy between host and device, and so every wait of one for the other."""
@@ -136,6 +136,7 @@ class Device:
         self.simulator = Simulator(seed)
         self.xp = module(self)
         self._constants: dict[bytes, ndarray] = {}
+        self._flag = Flag(ndarray(np.zeros(1, np.int32)))
 
     def constant(self, values: np.ndarray) -> ndarray:
         content = values.tobytes()
@@ -146,8 +147,8 @@ class Device:
     def filled(self, shape: tuple[int, ...], value: float, dtype: type) -> ndarray:
         return self.xp.full(shape, value, dtype)
 
-    def flag(self) -> ndarray:
-        return self.xp.zeros(1, np.int32)
+    def flag(self) -> Flag:
+        return self._flag
 
     def function(self, file: str, kernel: str):
         return _launcher(self.simulator.function(file, kernel))
