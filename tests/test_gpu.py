@@ -124,6 +124,38 @@ def test_a_users_oracle():
     near(on_gpu[1], on_cpu[1])
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_function_of_tensors(batched):
+    """It is called with scores on the GPU, and its samples, sums and loss are the CPU's."""
+    places = set()
+
+    def one_hot(x, scale):
+        places.add(x.device.type)
+        return scale * torch.nn.functional.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype)
+
+    layer = dpo.perturbed(one_hot, num_samples=32, batched=batched, maximizer=True)
+    theta, v = scores(LAYERS["argmax"])
+    target = torch.eye(6)[:3]
+    found = []
+    for place in ("cpu", "cuda"):
+        x, u, y = (t.to(place) for t in (theta, v, target))
+        found.append((
+            *value_and_gradient(lambda x: layer(x, 2.0, seed=7), x, u),
+            *value_and_gradient(lambda x, y=y: layer.loss(x, y, 1.0, seed=7).sum(), x, None),
+        ))  # fmt: skip
+    for expected, ours in zip(*found, strict=True):
+        near(ours, expected)
+    assert places == {"cpu", "cuda"}
+
+
+def test_a_function_of_cupy_arrays():
+    layer = dpo.perturbed(lambda x: (x == x.max(-1, keepdims=True)).astype(x.dtype), num_samples=32)
+    theta, v = (x.numpy() for x in scores(LAYERS["argmax"]))
+    ours = layer(cupy.asarray(theta), seed=7), layer.vjp(cupy.asarray(theta), v, seed=7)
+    for a, b in zip(ours, (layer(theta, seed=7), layer.vjp(theta, v, seed=7)), strict=True):
+        cupy.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+
+
 def test_launches_wait_for_the_stream_and_it_for_them():
     """On a stream of its own, after work that takes far longer than a launch."""
     layer = LAYERS["argmax"]
@@ -253,3 +285,21 @@ def test_jax_arrays_without_jit(jax):
     np.testing.assert_array_equal(layer(jax.numpy.asarray(theta), seed=3), layer(theta, seed=3))
     ours = jax.grad(lambda x: (layer(x, seed=3) * v).sum())(jax.numpy.asarray(theta))
     np.testing.assert_allclose(ours, layer.vjp(theta, v, seed=3), rtol=0, atol=2e-5)
+
+
+def test_jax_functions(jax):
+    """A function of JAX arrays, traced into the program."""
+    nn = jax.nn
+    layer = dpo.perturbed(lambda x: nn.one_hot(x.argmax(-1), x.shape[-1]), num_samples=32)
+    theta, v = (x.numpy() for x in scores(LAYERS["argmax"]))
+    words, seed = np.array([9, 3], np.uint32), (3 << 32) | 9
+
+    @jax.jit
+    def program(x):
+        value, pull = jax.vjp(lambda x: layer(x, seed=words), x)
+        return value, pull(jax.numpy.asarray(v))[0]
+
+    fused = dpo.Perturbed(num_samples=32)
+    expected = fused(theta, seed=seed), fused.vjp(theta, v, seed=seed)
+    for a, b in zip(program(jax.numpy.asarray(theta)), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * max(1.0, np.abs(b).max()))
