@@ -212,11 +212,9 @@ def _kernel(
 
 def _memo(spec: Spec, problem: Problem, draws: Draws, rows: int, d: int, dtype) -> tuple[int, int]:
     """Words of the memo of a call, 0 where it has none, and of a solution in it."""
-    theta, epsilon = (np.broadcast_to(dtype.type(1), (rows, columns)) for columns in (d, 1))
-    memo = launch.new_memo(problem, theta, epsilon, draws)
+    of_a_row = problem, np.empty((1, 1)), draws, d, dtype  # one temperature a row
+    words = rows * launch.memo_words(*of_a_row)
     is_centred = spec.layer.variance_reduction == "loo" and draws.num_samples > 1
-    if memo is None or not (spec.kept or (is_centred and _is_small(memo.nbytes, theta.nbytes))):
-        return 0, 1
-    if memo.ndim < 3:
-        return memo.size, 1
-    return memo.size, memo.shape[2 if draws.num_samples <= FEW else 1]
+    if spec.kept or (is_centred and _is_small(4 * words, rows * d * dtype.itemsize)):
+        return words, max(1, launch.solution_words(*of_a_row))
+    return 0, 1

@@ -127,6 +127,8 @@ def compare(name, rows, d, m, family, dtype, design="iid", epsilon=0.5, multipli
         by_scale = reference.Pass(problem, theta, epsilon, noise, SCALE_SCORE)
         vjp = run(VJP, weighting=SCALE_SCORE, squares=True, **directed).totals
         np.testing.assert_array_equal(vjp, by_scale.sums(VJP, v, mean))
+        again = run(VJP, memo=memo, weighting=SCALE_SCORE, **directed).totals
+        np.testing.assert_array_equal(again[:, 0], vjp[:, 0])
     jvp = run(JVP, direction=v, squares=True).totals
     np.testing.assert_array_equal(jvp, expected.sums(JVP, v))
     np.testing.assert_array_equal(run(MOMENTS).totals, expected.sums(MOMENTS))

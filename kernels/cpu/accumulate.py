@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..bits import fma
-from ._jit import jitable
+from ._jit import jitable, kernel
 from .perturb import consecutive, noise_words, refine_words, scores
 from .simd import LANES, broadcast, count_lanes, four_tree_sums, load
 
@@ -65,6 +65,26 @@ def add_scores(family, d, weights, count, first_sample, row, key, squares, sums)
         add_quad(sums[0], q, t)
         if squares:
             add_quad(sums[1], q, u)
+
+
+@kernel
+def add_drawn_scores(family, d, weights, count, first_sample, row, key, others, at, sums):
+    """As ``add_scores``, with the scores of samples that follow at hand: lanes ``at ..`` of
+    ``others``, (d, 32), which has no room where there are none."""
+    for q in range((d + 3) // 4):
+        if d - 4 * q > 2:
+            t, _ = weigh(family, 4, weights, count, q, first_sample, row, key, False)
+        else:
+            t, _ = weigh(family, 2, weights, count, q, first_sample, row, key, False)
+        if others.size > 0:
+            c, i = load(weights, count), 4 * q * LANES + at
+            t = (
+                fma(c, load(others, i), t[0]),
+                fma(c, load(others, i + LANES), t[1]),
+                fma(c, load(others, i + 2 * LANES), t[2]),
+                fma(c, load(others, i + 3 * LANES), t[3]),
+            )
+        add_quad(sums, q, t)
 
 
 @jitable

@@ -179,11 +179,11 @@ def is_sparse_topk(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int) 
 def new_memo(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Draws):
     """Room for what every sample decided; None where solutions have no short form."""
     rows, d = theta.shape
-    if is_plain(problem, epsilon, draws, VJP):
-        return np.empty((rows, draws.num_samples), np.int32)
-    words = _words(problem, epsilon, draws, d, theta.dtype)
+    words = solution_words(problem, epsilon, draws, d, theta.dtype)
     if words == 0:
         return None
+    if is_plain(problem, epsilon, draws, VJP):
+        return np.empty((rows, draws.num_samples), np.int32)
     if draws.num_samples <= FEW:
         return np.empty((rows, draws.num_samples, words), np.int32)
     return np.empty((rows * -(-draws.num_samples // LANES), words, LANES), np.int32)
@@ -191,15 +191,15 @@ def new_memo(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws: Dr
 
 def memo_words(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int, dtype) -> int:
     """Words a row of ``new_memo``; 0 where there is none."""
+    in_lanes = draws.num_samples > FEW and not is_plain(problem, epsilon, draws, VJP)
+    samples = -(-draws.num_samples // LANES) * LANES if in_lanes else draws.num_samples
+    return samples * solution_words(problem, epsilon, draws, d, dtype)
+
+
+def solution_words(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int, dtype) -> int:
+    """Words of one solution in it."""
     if is_plain(problem, epsilon, draws, VJP):
-        return draws.num_samples
-    few = draws.num_samples <= FEW
-    lanes = draws.num_samples if few else -(-draws.num_samples // LANES) * LANES
-    return lanes * _words(problem, epsilon, draws, d, dtype)
-
-
-def _words(problem: Problem, epsilon: np.ndarray, draws: Draws, d: int, dtype) -> int:
-    """Words of a solution in the memo of these samples."""
+        return 1
     if is_sparse_topk(problem, epsilon, draws, d):
         return _module("topk_sparse").memo_words(problem.options[0], d)
     return words_of_a_solution(problem, d, dtype)

@@ -11,7 +11,7 @@ from ._jit import jitable, kernel
 from .accumulate import CHUNK, STRANDS
 from .simd import LANES
 
-STRAND_BYTES = 1 << 26
+_STRAND_BYTES = 1 << 26
 """Bound on the partial sums of rows that are split over threads."""
 _SHARED_COORDINATES = 1 << 13
 """Bound on those of rows that share a group of lanes."""
@@ -24,7 +24,7 @@ def parts_of(rows: int, d: int, num_samples: int, slots: int, size: int, threads
     A row's sums are (slots, size).
     """
     pays = threads > 1 and 0 < rows < 2 * threads and num_samples > CHUNK
-    fits = rows * STRANDS * (slots * size + d) * 8 <= STRAND_BYTES
+    fits = rows * STRANDS * (slots * size + d) * 8 <= _STRAND_BYTES
     return STRANDS if pays and fits else 1
 
 
