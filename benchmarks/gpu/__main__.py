@@ -1,4 +1,5 @@
-"""A few minutes on a GPU: equality with the CPU, times beside peers, compute-sanitizer, the tests.
+"""A few minutes on a GPU: equality with the CPU, times beside peers, compute-sanitizer, the tests,
+the validation.
 
     python -m benchmarks.gpu.equality --write expected.npz        # beforehand, on any machine
     python -m benchmarks.gpu --out FOLDER --expected expected.npz --minutes 9
@@ -131,6 +132,26 @@ def tested(setting: Setting) -> Iterator[Result]:
     yield {"said": log.read_text(encoding="utf-8").strip().rpartition("\n")[2]}
 
 
+def validated(setting: Setting) -> Iterator[Result]:
+    """Every section of the report that draws from the kernels under test, a process each."""
+    from dpo.validation._parts import chosen
+
+    size = "quick" if setting.dry_run else "default"
+    sections = [part.name for part in chosen([], size) if part.everywhere]
+    backend = "cpu" if setting.dry_run else "cuda"
+    options = ["--quick", "--plan"] if setting.dry_run else []
+
+    def one(section: str) -> Result:
+        out = setting.out / "validation" / section
+        command = [sys.executable, "-m", "dpo.validation", "--backend", backend, *options]
+        process = run([*command, "--only", section, "--out", str(out)])
+        said = tail(process) if process.returncode else process.stdout.strip().split("\n")[-2]
+        return {"said": f"{section}: {said}"}
+
+    with ThreadPoolExecutor(len(sections)) as pool:
+        yield from pool.map(one, sections)
+
+
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -166,6 +187,7 @@ PARTS = {
     "initcheck": Part(200, sanitized("initcheck"), alone=False),
     "synccheck": Part(200, sanitized("synccheck"), alone=False),
     "tests": Part(240, tested, alone=False),
+    "validation": Part(240, validated, alone=False),
 }
 """In order of what should be known if time is short."""
 WATCHED = {
