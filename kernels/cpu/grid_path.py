@@ -2,7 +2,9 @@
 
     D(source) = w(source),    D(v) = min over neighbours u of D(u) + w(v),    w = max(p, min_cost)
 
-**Relaxation.** Rows are relaxed downward and upward in turn until nothing changes. A row takes the
+**Relaxation.** Rows are relaxed downward and upward in turn until nothing changes, at first those
+about the source, with every turn some more: far ones then begin from distances that are nearly
+final, and fewer are relaxed again (a tenth in 30 x 30 cells, a quarter in 64 x 64). A row takes the
 least of its neighbours in the row before, then passes its own values on to the right and back to
 the left, in registers. Rows beside which nothing moved are skipped. Sums are associated along the
 path and rounding is monotone, so the fixed point is Dijkstra's to the last bit, in any order.
@@ -30,6 +32,8 @@ from .simd import LANES, any_lane, broadcast, lane_array, load, smaller, store
 
 NS_PER_COORDINATE = 3.0
 RECALL_READS_SCORES = False
+_JOINING = 4
+"""Rows that join with every turn, above and below."""
 
 
 def memo_words(problem, d, dtype):
@@ -95,17 +99,20 @@ def relax(distance, costs, height, width, diagonal, dirty):
 
     ``dirty[0]`` (``dirty[1]``) are rows to relax from above (below): at first, the sources' rows.
     """
+    low, high = height, 0
     for row in range(height - 1, -1, -1):
         if dirty[0, row + 1]:
             relax_leftwards(distance, costs, row, width)
             dirty[0, row + 2] = dirty[1, row] = True
+            low, high = row, max(high, row + 1)
     moving = True
-    while moving:
+    while moving or high - low < height:
+        low, high = max(0, low - _JOINING), min(height, high + _JOINING)
         moving = False
         for step in (1, -1):
             side = 0 if step == 1 else 1
-            for i in range(height):
-                row = i if step == 1 else height - 1 - i
+            for i in range(high - low):
+                row = low + i if step == 1 else high - 1 - i
                 if dirty[side, row + 1]:
                     dirty[side, row + 1] = False
                     if relax_rightwards(distance, costs, row, row - step, width, diagonal):
