@@ -204,6 +204,30 @@ def torch_steps(theta: Any, num_samples: int, compiled: bool) -> Steps:
     return {name: lambda seed, step=step: step() for name, step in made.items()}
 
 
+def torch_function_steps(theta: Any, num_samples: int) -> Steps:
+    """The same lines as a layer that autograd knows."""
+    import torch
+
+    class PerturbedArgmax(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, theta: Any) -> Any:
+            z = torch.randn(num_samples, *theta.shape, device=theta.device)
+            winners = (theta + EPSILON * z).argmax(-1)
+            ones = torch.ones_like(winners, dtype=theta.dtype)
+            mean = torch.zeros_like(theta).scatter_add_(1, winners.T, ones.T) / num_samples
+            ctx.save_for_backward(z, winners, mean)
+            return mean
+
+        @staticmethod
+        def backward(ctx: Any, v: Any) -> Any:
+            z, winners, mean = ctx.saved_tensors
+            weights = v.gather(1, winners.T) - (v * mean).sum(1, keepdim=True)
+            return torch.einsum("bm,mbd->bd", weights, z) / ((num_samples - 1) * EPSILON)
+
+    leaf, v = theta.requires_grad_(), torch.ones_like(theta)
+    return {"value and vjp": lambda seed: torch.autograd.grad(PerturbedArgmax.apply(leaf), leaf, v)}
+
+
 def torch_rows(
     machine: Machine, tiny: bool, compiled: bool = False, cases: slice = EVERY
 ) -> Iterator[dict[str, Any]]:
@@ -221,12 +245,16 @@ def torch_rows(
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
 
+    if compiled and not tiny and cases == EVERY:
+        yield from layers(machine, compiled=True)
     yield from peer_rows(
         machine, tiny, "torch.compile" if compiled else "torch eager",
         lambda theta, m: torch_steps(torch.from_dlpack(theta).clone(), m, compiled), peak, cases,
     )  # fmt: skip
-    if compiled and not tiny:
-        yield from layers(machine, compiled=True)
+    for shape in [] if tiny or compiled else ARGMAX:
+        theta = torch.from_dlpack(scores(machine, *shape[:2])).clone()
+        steps = torch_function_steps(theta, shape[2])
+        yield from measured(machine, "argmax", shape, "torch eager, autograd", steps, peak)
 
 
 def jax_steps(theta: Any, num_samples: int) -> Steps:
