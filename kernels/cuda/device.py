@@ -106,24 +106,22 @@ _parameters = _Parameters()
 
 class Launcher:
     """A compiled kernel. It is handed the bytes of its parameters, in one piece, by the driver's
-    own call: CuPy's, which looks at every argument, takes three times as long."""
+    own call, which takes a third of the time of CuPy's: that looks at every argument."""
 
     def __init__(self, compiled: Any):
         self._compiled = compiled  # or its module would be unloaded
         self._handle = getattr(compiled, "kernel", compiled).ptr
         self._layout: Any = None
-        self._numbers: Sequence[bool] = ()
-        """Which fields are no addresses."""
+        self._addresses: Sequence[int] = ()
+        """Which fields are those of arrays."""
 
     def __call__(self, grid: tuple[int], block: tuple[int], arguments: Sequence[Any]) -> None:
-        given = fields(arguments)
+        values = fields(arguments)
         if self._layout is None:
-            self._numbers = [isinstance(x, np.generic) for x in given]
+            self._addresses = [k for k, x in enumerate(values) if not isinstance(x, np.generic)]
             self._layout = layout(arguments)
-        values = [
-            x if number else 0 if x is None else x.data.ptr
-            for x, number in zip(given, self._numbers, strict=True)
-        ]
+        for k in self._addresses:
+            values[k] = 0 if values[k] is None else values[k].data.ptr
         parameters = _parameters
         self._layout.pack_into(parameters.content, 0, *values)
         parameters.size.value = self._layout.size
