@@ -339,7 +339,8 @@ def fill(draw, key, directions, samples, rows, theta, scale, d, count, p, s, z):
             v = designed_refinement(design, p, w, q, sample, row, key)
             decided = decision_noise(family, p, w, v, d - 4 * q)
             noise = decided
-            if is_family(family, GUMBEL) and kind != RACE and p.size + z.size > 0:
+            needs_noise = p.size + z.size > 0 or weighting == SCALE_SCORE
+            if is_family(family, GUMBEL) and kind != RACE and needs_noise:
                 noise = minus_logs(p, decided, d - 4 * q)
             if s.size > 0:
                 score = scores_beside(family, decided, p, w, v, d - 4 * q)
