@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import dpo
+from dpo._seeds import Place
 
 ORACLES = {
     "argmax": dpo.Argmax(),
@@ -91,6 +94,28 @@ def test_adjoints_at_any_temperature(oracle, reduction, perturbation, one_a_row,
     np.testing.assert_allclose(dot(vjp, t, 1), dot(v, jvp, 1), rtol=1e-8, atol=1e-10 * size)
     estimate = layer.estimate(theta, of="vjp", direction=v, seed=3)
     np.testing.assert_array_equal(estimate.mean, vjp)
+
+
+@pytest.mark.parametrize("one_a_row", [True, False], ids=["a temperature a row", "a coordinate"])
+@pytest.mark.parametrize("m", [8, 320])
+def test_adjoints_in_the_temperature(oracle, reduction, family, one_a_row, m):
+    """``<v, dy / d eps t> = <v^T dy / d eps, t>``: what was kept of a value serves the second."""
+    theta, v = inputs(oracle)
+    rows, d = len(theta), theta[0].size
+    rng = np.random.default_rng(3)
+    epsilon = rng.uniform(0.2, 0.6, rows if one_a_row else theta.shape)
+    t = rng.standard_normal((rows, 1 if one_a_row else d))
+    if isinstance(oracle, dpo.ShortestPath):
+        oracle = dataclasses.replace(oracle, min_cost=0.3)
+    layer = dpo.Perturbed(
+        oracle, family, epsilon=epsilon, num_samples=m, variance_reduction=reduction
+    )
+    sampler = layer._prepare(theta, Place(3), "vjp")[0].sampler
+    pushed = sampler.epsilon_jvp(t)
+    pulled = sampler.epsilon_vjp(v.reshape(rows, d), None, None)
+    size = abs(v).sum() * abs(pushed).max()
+    close = dict(rtol=1e-8, atol=1e-10 * size)
+    np.testing.assert_allclose(dot(pulled, t, 1), dot(v.reshape(rows, d), pushed, 1), **close)
 
 
 def test_value_is_the_mean_of_the_samples(oracle, reduction):
