@@ -95,9 +95,8 @@ class _Parameters(threading.local):
     def __init__(self):
         self.content = ctypes.create_string_buffer(_PARAMETER_BYTES)
         self.size = ctypes.c_size_t()
-        addresses = (ctypes.addressof(x) for x in (self.content, self.size))
-        of_content, of_size = addresses
-        self._extra = (ctypes.c_void_p * 5)(_AT, of_content, _OF_SIZE, of_size, _END)
+        content, size = ctypes.addressof(self.content), ctypes.addressof(self.size)
+        self._extra = (ctypes.c_void_p * 5)(_AT, content, _OF_SIZE, size, _END)
         self.address = ctypes.addressof(self._extra)
 
 
