@@ -10,6 +10,7 @@ two standard errors of a run here) and takes our kernel longer: it has a row of 
 
 from __future__ import annotations
 
+import functools as ft
 import heapq
 import itertools as it
 
@@ -62,8 +63,36 @@ def _neighbours(x: int, y: int, height: int, width: int):
             yield x + i, y + j
 
 
-def _heapq_path(costs: np.ndarray):
-    """Dijkstra as the papers' own layers have it: tuples on a heap, NumPy read cell by cell."""
+def _heapq_idiom(costs: np.ndarray):
+    """Dijkstra as users of blackbox-differentiation have it, in its ``shortest_path.py``.
+
+    What that does and costs, in our words: every cell is settled, the target being one of them;
+    cells that come off the heap a second time are expanded again; NumPy is indexed row by row and
+    cell by cell; the number of cheapest paths is kept beside the costs.
+    """
+    height, width = costs.shape
+    neighbours = ft.partial(_neighbours, height=height, width=width)
+    best, ways = np.full_like(costs, 1e10), np.zeros_like(costs)
+    best[0][0], ways[0][0] = costs[0][0], 1
+    queue, settled, predecessor = [(costs[0][0], (0, 0))], set(), {}
+    while queue:
+        _, (x, y) = heapq.heappop(queue)
+        for i, j in neighbours(x, y):
+            if (i, j) in settled:
+                continue
+            if costs[i][j] + best[x][y] < best[i][j]:
+                best[i][j] = costs[i][j] + best[x][y]
+                heapq.heappush(queue, (best[i][j], (i, j)))
+                predecessor[(i, j)] = x, y
+                ways[i, j] = ways[x, y]
+            elif costs[i][j] + best[x][y] == best[i][j]:
+                ways[i, j] += 1
+        settled.add((x, y))
+    return _walk_back(predecessor, (height - 1, width - 1))
+
+
+def _heapq_tidied(costs: np.ndarray):
+    """The same with what is not needed left out: the target ends it, no cell is expanded twice."""
     height, width = costs.shape
     source, target = (0, 0), (height - 1, width - 1)
     best = np.full(costs.shape, 1e10)
@@ -82,14 +111,22 @@ def _heapq_path(costs: np.ndarray):
                 best[other] = cost
                 predecessor[other] = cell
                 heapq.heappush(queue, (cost, other))
+    return _walk_back(predecessor, target)
+
+
+def _walk_back(predecessor: dict, target: tuple[int, int]):
     cells = [target]
-    while cells[-1] != source:
+    while cells[-1] != (0, 0):
         cells.append(predecessor[cells[-1]])
     return tuple(zip(*cells, strict=True))
 
 
-def pure_python(workload: Workload) -> Solver:
-    return _one_at_a_time(_heapq_path)
+def heapq_idiom(workload: Workload) -> Solver:
+    return _one_at_a_time(_heapq_idiom)
+
+
+def heapq_tidied(workload: Workload) -> Solver:
+    return _one_at_a_time(_heapq_tidied)
 
 
 def scipy_dijkstra(workload: Workload) -> Solver:
@@ -208,5 +245,6 @@ CONTENDERS = (
     Contender("JAX, Bellman-Ford", ("jax",), shells.jax_function, jax_bellman_ford, 37),
     Contender("scikit-image, MCP", ("skimage",), shells.numpy_function, skimage_mcp, 17),
     Contender("SciPy, dijkstra", ("scipy",), shells.numpy_function, scipy_dijkstra, 17),
-    Contender("Python, heapq", (), shells.numpy_function, pure_python, 17, seconds_per_draw=2.3e-6),
+    Contender("heapq, idiom", (), shells.numpy_function, heapq_idiom, 17, seconds_per_draw=6e-6),
+    Contender("heapq, tidied", (), shells.numpy_function, heapq_tidied, 17, seconds_per_draw=2.3e-6),
 )
