@@ -245,6 +245,6 @@ CONTENDERS = (
     Contender("JAX, Bellman-Ford", ("jax",), shells.jax_function, jax_bellman_ford, 37),
     Contender("scikit-image, MCP", ("skimage",), shells.numpy_function, skimage_mcp, 17),
     Contender("SciPy, dijkstra", ("scipy",), shells.numpy_function, scipy_dijkstra, 17),
-    Contender("heapq, idiom", (), shells.numpy_function, heapq_idiom, 17, seconds_per_draw=6e-6),
-    Contender("heapq, tidied", (), shells.numpy_function, heapq_tidied, 17, seconds_per_draw=2.3e-6),
+    Contender("heapq, idiom", (), shells.numpy_function, heapq_idiom, 17, 6e-6),
+    Contender("heapq, tidied", (), shells.numpy_function, heapq_tidied, 17, 2.3e-6),
 )

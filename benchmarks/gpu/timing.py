@@ -172,8 +172,25 @@ def warm_starts(
 # ------------------------------------------------------------------------------------------- peers
 
 
+def torch_value(theta: Any, z: Any) -> tuple[Any, Any]:
+    """What every sample decides, (M, B), and the mean solution: the usual lines of torch."""
+    import torch
+
+    winners = (theta + EPSILON * z).argmax(-1)
+    ones = torch.ones_like(winners, dtype=theta.dtype)
+    return winners, torch.zeros_like(theta).scatter_add_(1, winners.T, ones.T) / len(z)
+
+
+def torch_vjp(v: Any, z: Any, winners: Any, mean: Any) -> Any:
+    """The same for the product with the Jacobian, one sample left out."""
+    import torch
+
+    weights = v.gather(1, winners.T) - (v * mean).sum(1, keepdim=True)
+    return torch.einsum("bm,mbd->bd", weights, z) / ((len(z) - 1) * EPSILON)
+
+
 def torch_steps(theta: Any, num_samples: int, compiled: bool) -> Steps:
-    """The usual lines of torch."""
+    """Without autograd."""
     import torch
 
     v = torch.ones_like(theta)
@@ -182,17 +199,12 @@ def torch_steps(theta: Any, num_samples: int, compiled: bool) -> Steps:
         return torch.randn(num_samples, *theta.shape, device=theta.device)
 
     def value() -> Any:
-        winners = (theta + EPSILON * noise()).argmax(-1)
-        ones = torch.ones_like(winners, dtype=theta.dtype)
-        return torch.zeros_like(theta).scatter_add_(1, winners.T, ones.T) / num_samples
+        return torch_value(theta, noise())[1]
 
     def both() -> Any:
         z = noise()
-        winners = (theta + EPSILON * z).argmax(-1)
-        ones = torch.ones_like(winners, dtype=theta.dtype)
-        mean = torch.zeros_like(theta).scatter_add_(1, winners.T, ones.T) / num_samples
-        weights = v.gather(1, winners.T) - (v * mean).sum(1, keepdim=True)
-        return mean, torch.einsum("bm,mbd->bd", weights, z) / ((num_samples - 1) * EPSILON)
+        winners, mean = torch_value(theta, z)
+        return mean, torch_vjp(v, z, winners, mean)
 
     def ranks() -> Any:
         order = (theta + EPSILON * noise()).argsort(-1).argsort(-1)
@@ -205,24 +217,20 @@ def torch_steps(theta: Any, num_samples: int, compiled: bool) -> Steps:
 
 
 def torch_function_steps(theta: Any, num_samples: int) -> Steps:
-    """The same lines as a layer that autograd knows."""
+    """As a layer that autograd knows."""
     import torch
 
     class PerturbedArgmax(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, theta: Any) -> Any:
             z = torch.randn(num_samples, *theta.shape, device=theta.device)
-            winners = (theta + EPSILON * z).argmax(-1)
-            ones = torch.ones_like(winners, dtype=theta.dtype)
-            mean = torch.zeros_like(theta).scatter_add_(1, winners.T, ones.T) / num_samples
+            winners, mean = torch_value(theta, z)
             ctx.save_for_backward(z, winners, mean)
             return mean
 
         @staticmethod
         def backward(ctx: Any, v: Any) -> Any:
-            z, winners, mean = ctx.saved_tensors
-            weights = v.gather(1, winners.T) - (v * mean).sum(1, keepdim=True)
-            return torch.einsum("bm,mbd->bd", weights, z) / ((num_samples - 1) * EPSILON)
+            return torch_vjp(v, *ctx.saved_tensors)
 
     leaf, v = theta.requires_grad_(), torch.ones_like(theta)
     return {"value and vjp": lambda seed: torch.autograd.grad(PerturbedArgmax.apply(leaf), leaf, v)}
