@@ -46,3 +46,12 @@ from ._version import __version__ as __version__
 from .kernels.cpu.threads import get_num_threads as get_num_threads
 from .kernels.cpu.threads import set_num_threads as set_num_threads
 from .kernels.user import SolverError as SolverError
+
+
+def __getattr__(name: str):
+    """The modules that are imported when they are first used: ``dpo.solvers`` and others."""
+    if name in ("distributed", "solvers", "torch"):
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

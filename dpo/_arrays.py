@@ -52,7 +52,7 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
 
     Raises what ``name`` should have been.
     """
-    kind = kind_of(x)
+    kind = kind_of(x, name)
     array, restore = _VIEWS[kind](x, name)
     event = array.shape[-event_ndim:]
     d = math.prod(event)
@@ -66,13 +66,12 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
     batch = array.shape[:-event_ndim]
     rows = namespace(array).ascontiguousarray(array).reshape(math.prod(batch), d)
     if _has_nan(rows):
-        row, column = np.argwhere(np.isnan(as_host(rows)))[0]
-        raise ValueError(
-            f"{name} contains NaN, first at row {row}, coordinate {column} (rows are all leading "
-            "axes flattened); mask a score with -inf instead"
-        )
+        place = tuple(np.argwhere(np.isnan(as_host(array)))[0].tolist())
+        raise ValueError(f"{name} contains NaN, first at index {place}; {INSTEAD_OF_NAN}")
     return Scores(rows, array.shape, batch, kind, restore)
 
+
+INSTEAD_OF_NAN = "to rule something out, a score is -inf, and a cost, or a cell of a map, +inf"
 
 _device_checks = True
 
@@ -99,7 +98,8 @@ def _has_nan(rows: Any) -> bool:
     return (is_host(rows) or _device_checks) and kernels(rows).has_nan(rows)
 
 
-def _all_finite(rows: Any) -> bool:
+def all_finite(rows: Any) -> bool:
+    """Whether no entry is NaN or infinite, as far as that is searched for."""
     return not (is_host(rows) or _device_checks) or kernels(rows).all_finite(rows)
 
 
@@ -109,18 +109,39 @@ def as_companion(x: Any, name: str, like: Scores, of: str = "theta") -> np.ndarr
     Unlike scores it may be of integers or booleans: one-hot targets often are.
     """
     array = _beside(x, name, like)
+    if name == "y_true" and _is_integer(x):
+        refuse_labels(like.kind, array.ndim, like.shape)
     try:
         if array.shape != like.shape:
             array = np.broadcast_to(array, like.shape)
     except ValueError:
         raise ValueError(
             f"{name} must broadcast to {of}'s shape {like.shape}, got shape {array.shape}"
-            + ("; for class labels pass one-hot rows" if name == "y_true" else "")
         ) from None
     rows = _contiguous(array, like.rows.dtype).reshape(like.rows.shape)
-    if not _all_finite(rows):
+    if not all_finite(rows):
         raise ValueError(f"{name} must be finite, but it contains NaN or infinity")
     return rows
+
+
+def refuse_labels(kind: str, ndim: int, shape: tuple[int, ...]) -> None:
+    """Raise where integers have fewer axes than scores of that ``shape``: they may be class labels,
+    which are no targets."""
+    if ndim >= len(shape):
+        return
+    one_hot = {
+        "torch": f"torch.nn.functional.one_hot(y_true, {shape[-1]})",
+        "jax": f"jax.nn.one_hot(y_true, {shape[-1]})",
+    }.get(kind, f"numpy.eye({shape[-1]})[y_true]")
+    raise ValueError(
+        f"y_true must be solutions, of theta's shape {shape}, got integers with {ndim} axes: of "
+        f"class labels pass one-hot rows, {one_hot}; one solution for all is y_true[None]"
+    )
+
+
+def _is_integer(x: Any) -> bool:
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    return str(dtype).removeprefix("torch.").startswith(("int", "uint"))
 
 
 def as_temperatures(epsilon: Any, like: Scores) -> np.ndarray:
@@ -175,16 +196,23 @@ def _contiguous(array: Any, dtype: np.dtype) -> Any:
 
 
 def _beside(x: Any, name: str, like: Scores) -> np.ndarray:
-    kind = kind_of(x)
+    kind = kind_of(x, name)
     if kind != like.kind:
-        raise TypeError(f"{name} is a {kind} array but theta is a {like.kind} array; pass one kind")
+        raise TypeError(other_kind(x, name, like.kind))
     array = _VIEWS[kind](_floating(x, kind), name)[0]
     if is_host(array) != is_host(like.rows):
         raise TypeError(f"{name} and theta must be on one device; move {name} to theta's")
     return array
 
 
-def kind_of(x: Any) -> str:
+def other_kind(x: Any, name: str, theta: str) -> str:
+    """What to say of ``x``, which is of another framework than theta."""
+    kind = type(x).__name__ if isinstance(x, (list, tuple, float, int)) else kind_of(x, name)
+    kind = f"{kind} array" if kind in _VIEWS else kind
+    return f"{name} is a {kind} but theta is a {theta} array: pass {name} as that, too"
+
+
+def kind_of(x: Any, name: str = "theta") -> str:
     """Which framework ``x`` belongs to; lists and numbers count as NumPy."""
     torch, jax, cupy = (sys.modules.get(name) for name in ("torch", "jax", "cupy"))
     if torch is not None and isinstance(x, torch.Tensor):
@@ -197,8 +225,10 @@ def kind_of(x: Any) -> str:
         return "cupy"
     if hasattr(x, "__dlpack__"):
         return "dlpack"
+    hint = f": pass {name}.to_numpy()" if hasattr(x, "to_numpy") else ""
     raise TypeError(
-        f"expected an array (NumPy, CuPy, torch, JAX or __dlpack__), got {type(x).__name__}"
+        f"{name} must be an array (NumPy, CuPy, torch, JAX or __dlpack__), got "
+        f"{type(x).__name__}{hint}"
     )
 
 
@@ -228,6 +258,8 @@ def compute_dtype(dtype_name: str, name: str, cast: str) -> type:
 
 
 def _from_numpy(x, name):
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} has a mask, which would be lost: {INSTEAD_OF_NAN}")
     array = np.asarray(x)
     if isinstance(x, (list, tuple, int)) and array.dtype.kind in "iu":
         array = array.astype(np.float64)  # a literal such as [1, 2, 3]

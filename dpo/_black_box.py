@@ -14,8 +14,8 @@ import numpy as np
 from . import _trees as trees
 from ._arrays import as_companion, as_scores, kind_of
 from ._black_box_call import Call, estimate, perturbed_scores, to_user, watched
-from ._checks import Adaptive, as_choice, is_traced
-from ._designs import AnySampler, Grouped, adapt, designed, least_contribution
+from ._checks import Adaptive, as_flag, as_integer, check_estimated, is_traced
+from ._designs import AnySampler, Grouped, adapt, designed, least_contribution, most_samples
 from ._device import as_host, launching_on
 from ._engine import MeanAndError
 from ._estimate import Estimate
@@ -85,8 +85,10 @@ class PerturbedFunction:
     """The settings that a layer has, checked."""
 
     def __post_init__(self):
-        if not callable(self.fun):
-            raise TypeError(f"fun must be a function of perturbed scores, got {self.fun!r}")
+        is_oracle = isinstance(self.fun, type) and issubclass(self.fun, Oracle)
+        if is_oracle or not callable(self.fun):
+            hint = " (did you forget the parentheses?)" if is_oracle else ""
+            raise TypeError(f"fun must be a function of perturbed scores, got {self.fun!r}{hint}")
         layer = Perturbed(
             noise=self.noise,
             epsilon=self.epsilon,
@@ -98,17 +100,16 @@ class PerturbedFunction:
             "noise": layer.noise,
             "epsilon": layer.epsilon,
             "num_samples": layer.num_samples,
-            "event_ndim": _positive("event_ndim", self.event_ndim),
-            "memory": _positive("memory", self.memory),
+            "event_ndim": as_integer("event_ndim", self.event_ndim),
+            "memory": as_integer("memory", self.memory),
             "_layer": layer,
         }
         if self.workers is not None and not isinstance(self.workers, Executor):
-            checked["workers"] = _positive("workers", self.workers, " or an Executor")
+            checked["workers"] = as_integer("workers", self.workers, other=" or an Executor")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         for name in ("batched", "maximizer", "minimizes", "callback"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            as_flag(name, getattr(self, name))
         if self.maximizer and self.minimizes:
             raise ValueError("a function that minimizes is no maximizer: pass one of the two")
         if not (self.progress is None or self.progress is True or callable(self.progress)):
@@ -175,7 +176,7 @@ class PerturbedFunction:
             from . import _black_box_torch
 
             call = call._replace(sampler=self._sampler(call, "max")[0])
-            return _black_box_torch.fenchel_young(call, targets, offset, slope)
+            return _black_box_torch.fenchel_young(call, y_true, targets, offset, slope)
         maximum = self._estimate(call, "max", errors=False)[0]
         value = fenchel_young(call.whole.theta, maximum, targets, call.whole.sign, offset)
         return call.result(value, call.scores.batch)
@@ -216,10 +217,7 @@ class PerturbedFunction:
 
         ``of`` is ``"value"``, ``"max"`` (of a maximizer), ``"vjp"``, ``"jvp"`` or ``"jacobian"``.
         """
-        of = as_choice("of", of, ("value", "max", "vjp", "jvp", "jacobian"))
-        if (direction is not None) != (of in ("vjp", "jvp")):
-            needed = "needs" if direction is None else "takes no"
-            raise ValueError(f'of={of!r} {needed} direction: it is for "vjp" and "jvp"')
+        check_estimated(of, direction is not None)
         call = self._call(theta, args, kwargs, seed, of)
         sampler, known = self._sampler(call, of, direction)
         both = known or estimate(call, sampler, of, direction, None, True)
@@ -314,7 +312,6 @@ class PerturbedFunction:
         whole = call.whole
         if isinstance(self.num_samples, int):
             return designed(whole, self.num_samples), None
-        multiple = {"antithetic": 2, "qmc": 16}.get(self.variance_reduction, 1)
         floor = np.zeros(len(whole.theta))  # what a function may add is anybody's guess
         if self.is_solver:
             operand = call.direction(direction) if of == "vjp" and len(floor) else None
@@ -323,7 +320,7 @@ class PerturbedFunction:
             lambda index, m: designed(whole.of_rows(index), m),
             len(whole.theta),
             self.num_samples.tolerance,
-            self.num_samples.max_samples // multiple * multiple or 1,
+            most_samples(self.num_samples.max_samples, whole.draws.design),
             lambda sampler, index: estimate(call, sampler, of, direction, index, True),
             floor=floor,
         )
@@ -342,18 +339,6 @@ class PerturbedFunction:
         slope = -mean * targets.astype(np.float64)
         offset = (slope * epsilon).sum(1)
         return offset, slope if epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)
-
-
-def _positive(name: str, value: Any, other: str = "") -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a positive integer{other}, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be a positive integer{other}, got {value!r}")
-    return number
 
 
 @overload

@@ -28,11 +28,11 @@ from jax.custom_derivatives import SymbolicZero
 
 from ._arrays import Scores, as_scores, compute_dtype, kind_of
 from ._black_box import PerturbedFunction
-from ._checks import Adaptive, is_traced
+from ._checks import Adaptive, is_traced, refuse_second_slope
 from ._designs import Replicated, designed
 from ._host_jax import Host, host_p
 from ._jax_operands import as_words
-from ._seeds import Place, as_seed
+from ._seeds import Place, as_int, as_seed
 from ._solved import SolvedSampler, window_size
 from ._solver import PerInstance, Solver, Structure, Window, takes_warm_start, wrong_axes
 from .kernels.codes import ANTITHETIC, SCORE, VALUE, VJP, Problem
@@ -213,8 +213,7 @@ class Program:
             f.fun, args, kwargs, batched=f.batched, batch=self.scores.batch, event=self.event,
             to_user=lambda p: p, solves=f.is_solver, workers=f.workers,
         )  # fmt: skip
-        words = inner.draws.seed
-        seed = int(words[0]) + (int(words[1]) << 32)
+        seed = as_int(inner.draws.seed)
         window = Window(inner.problem.places[:, 0], first, inner.num_samples, seed)
         y = solver(p, window, lambda more: None)
         if y.shape[-1] != self.structure.size:
@@ -384,10 +383,7 @@ def _maximum_and_slope(program: Program, theta, words, arrays):
 @_maximum_and_slope.defjvp
 def _(program, primals, tangents):
     if program.whole.draws.multiplicative:
-        raise NotImplementedError(
-            "second derivatives of max and loss are for perturbation='additive': the slope of "
-            "multiplicative noise is not the perturbed optimum"
-        )
+        refuse_second_slope()
     sums, kept = program.forward(*primals, keep=True, maximum=True)
     value = program.whole.sign * sums["value"] / program.num_samples
     slope = program.slope_of_maximum(primals[0], sums)

@@ -18,7 +18,7 @@ import torch
 from . import _trees as trees
 from ._device import launching_on
 from ._losses import fenchel_young as _fenchel_young
-from ._torch import _Constant, _on_its_device, as_epsilon, once
+from ._torch import _Constant, _on_its_device, as_epsilon, is_functional, once
 from ._torch import constant as _torch_constant
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ class _Envelope(torch.autograd.Function):
     """``Fbar - <theta, y> + offset`` of every row, whose gradient is ``ybar - y``."""
 
     @staticmethod
-    def forward(ctx, theta, epsilon, call: Call, targets, offset, slope):
+    def forward(ctx, theta, epsilon, call: Call, y_true, targets, offset, slope):
         with _as_called(call):
             maximum, _, mean = call.sampler.maximum()
-        ctx.save_for_backward(theta, epsilon)
+        ctx.save_for_backward(theta, epsilon, y_true)  # whose memory the targets may be
         ctx.call = call, targets, slope, maximum, mean
         value = maximum
         if targets is not None:
@@ -111,7 +111,7 @@ class _Envelope(torch.autograd.Function):
     @staticmethod
     @_on_its_device
     def backward(ctx, gradient):
-        theta, epsilon = ctx.saved_tensors
+        theta, epsilon, _ = ctx.saved_tensors
         call, targets, slope, maximum, mean = ctx.call
         shape, sampler = call.scores.shape, call.sampler
         by_theta, by_epsilon = None, None
@@ -126,7 +126,7 @@ class _Envelope(torch.autograd.Function):
             by_epsilon = as_epsilon(call, weighted)
             if torch.is_grad_enabled():
                 by_epsilon = _Constant.apply(epsilon, by_epsilon)
-        return by_theta, by_epsilon, None, None, None, None
+        return by_theta, by_epsilon, None, None, None, None, None
 
 
 def _slope(theta, epsilon, call: Call, mean: np.ndarray) -> torch.Tensor:
@@ -143,6 +143,11 @@ def _slope(theta, epsilon, call: Call, mean: np.ndarray) -> torch.Tensor:
 @torch.compiler.disable(reason="the function runs between graphs")
 def eagerly(method, function: PerturbedFunction, theta, *args, **parameters):
     """Call a ``method`` outside ``torch.compile``'s graphs, on the tensor's stream."""
+    if is_functional():
+        raise NotImplementedError(
+            "a dpo.perturbed function runs eagerly, on real tensors: in torch.func and forward "
+            "mode use dpo.Perturbed, with a solver of your own by @dpo.oracle"
+        )
     with launching_on(theta, "torch"):
         return method(function, theta, *args, **parameters)
 
@@ -161,14 +166,14 @@ def value(call: Call) -> Any:
 
 def maximum(call: Call) -> torch.Tensor:
     """``PerturbedFunction.max`` on a tensor."""
-    return _apply(_Envelope, call, None, None, 0.0)
+    return _apply(_Envelope, call, None, None, None, 0.0)
 
 
 def fenchel_young(
-    call: Call, targets: np.ndarray, offset: np.ndarray, slope: np.ndarray
+    call: Call, y_true: torch.Tensor, targets: np.ndarray, offset: np.ndarray, slope: np.ndarray
 ) -> torch.Tensor:
-    """``PerturbedFunction.loss`` on a tensor."""
-    return _apply(_Envelope, call, targets, offset, slope)
+    """``PerturbedFunction.loss`` on a tensor; ``targets`` are ``y_true`` as rows."""
+    return _apply(_Envelope, call, y_true, targets, offset, slope)
 
 
 def constant(call: Call, result: torch.Tensor) -> torch.Tensor:

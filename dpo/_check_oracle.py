@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ._checks import as_integer
 from ._oracle_report import FAIL, NOTE, PASS, SKIP, Check, OracleReport, guarantees
-from ._oracles import as_integer
-from ._trial import TOLERANCE, Fault, Solver, Trial, as_solver, differing_row, show
+from ._trial import TOLERANCE, Candidate, Fault, Trial, as_candidate, differing_row, show
 
 _REPEATS = 4
 _LEAST_PROBES = 8
@@ -87,7 +87,7 @@ def check_oracle(
     ['maximises']
     """
     num_probes = as_integer("num_probes", num_probes, _LEAST_PROBES)
-    solver = as_solver(
+    solver = as_candidate(
         oracle, _as_shape(d, shape), batched, minimizes, total, lower, asarray=asarray
     )
     trial = Trial(solver, _as_points(feasible, solver.shape), num_probes, seed)
@@ -107,8 +107,8 @@ def _as_shape(d: int | None, shape: Sequence[int] | None) -> tuple[int, ...] | N
     if d is not None and shape is not None:
         raise ValueError(f"pass d or shape, not both, got d={d!r} and shape={shape!r}")
     if d is not None:
-        return (as_integer("d", d, 1),)
-    return None if shape is None else tuple(as_integer("shape", n, 1) for n in shape)
+        return (as_integer("d", d),)
+    return None if shape is None else tuple(as_integer("shape", n) for n in shape)
 
 
 def _as_points(feasible, shape: tuple[int, ...]) -> np.ndarray:
@@ -128,7 +128,7 @@ def _attempt(name: str, check: Callable, trial: Trial) -> Check:
     except Fault as fault:
         return Check(name, FAIL, str(fault))
     except Exception as error:
-        return Check(name, FAIL, f"raised {type(error).__name__}: {error}")
+        return Check(name, FAIL, f"raised {type(error).__name__}: {error}{trial.solver.hint}")
 
 
 _Verdict = tuple[str, str]
@@ -145,7 +145,7 @@ def _deterministic(trial: Trial) -> _Verdict:
     # The first answer may still be influenced by what came before: `history` looks at that.
     trial.solver(trial.positive)
     first = trial.solver(trial.positive)
-    for _ in range(2, _REPEATS):
+    for _ in range(1, _REPEATS):
         row = differing_row(first, trial.solver(trial.positive))
         if row is not None:
             return FAIL, f"repeated calls differ, for scores {show(trial.positive[row])}"
@@ -224,7 +224,9 @@ def _negative(trial: Trial) -> _Verdict:
     fault = trial.beaten(trial.signed, trial.of_signed, seen)
     if fault:
         hint = "; if it clips scores on purpose, say where: lower=0.0"
-        return FAIL, "wrong on negative scores: " + fault + ("" if trial.solver.lower else hint)
+        return FAIL, "wrong on negative scores: " + fault + (
+            hint if trial.solver.lower is None else ""
+        )
     if trial.solver.lower is not None:
         return NOTE, (
             f"scores below {trial.solver.lower:g} count as {trial.solver.lower:g}: the optimum is "
@@ -272,7 +274,7 @@ def _ties(trial: Trial) -> _Verdict:
     return PASS, f"of equal scores {_tie_rule(solver, theta, y)}"
 
 
-def _tie_rule(solver: Solver, theta: np.ndarray, y: np.ndarray) -> str:
+def _tie_rule(solver: Candidate, theta: np.ndarray, y: np.ndarray) -> str:
     """Which order of the coordinates, if any, would break ties as the solver does."""
     slope = np.arange(math.prod(solver.shape)).reshape(solver.shape) / 2.0**20 * solver.sign
     if differing_row(y, solver(theta - slope)) is None:

@@ -6,6 +6,7 @@ import numbers
 import operator
 import sys
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -78,7 +79,9 @@ class Adaptive:
 
     def __post_init__(self):
         object.__setattr__(self, "tolerance", as_tolerance(self.tolerance))
-        object.__setattr__(self, "max_samples", _count("max_samples", self.max_samples))
+        object.__setattr__(
+            self, "max_samples", as_integer("max_samples", self.max_samples, 1, _MAX_SAMPLES)
+        )
 
 
 def as_tolerance(value) -> float:
@@ -92,19 +95,53 @@ def as_num_samples(num_samples) -> int | Adaptive:
     """A positive integer number of samples, or ``Adaptive``."""
     if isinstance(num_samples, Adaptive):
         return num_samples
-    return _count("num_samples", num_samples)
+    return as_integer("num_samples", num_samples, 1, _MAX_SAMPLES)
 
 
-def _count(name: str, num_samples) -> int:
+def as_integer(
+    name: str, value, least: int = 1, most: int | None = None, *, other: str = ""
+) -> int:
+    """An integer from ``least`` to ``most``; ``other`` is what else ``name`` may be."""
+    if is_traced(value):
+        raise TypeError(
+            f"{name} is a constant of a program, but it is being traced: close over it, or name it "
+            "in static_argnames"
+        )
+    kind = "a positive integer" if least == 1 else f"an integer, at least {least}"
     try:
-        if isinstance(num_samples, (bool, np.bool_)):
+        if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        value = operator.index(num_samples)
+        number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a positive integer, got {num_samples!r}") from None
-    if not 1 <= value <= _MAX_SAMPLES:
-        raise ValueError(f"{name} must be between 1 and 2**32 - 1, got {value}")
-    return value
+        raise TypeError(f"{name} must be {kind}{other}, got {value!r}") from None
+    if most is not None and not least <= number <= most:
+        raise ValueError(f"{name} must be between {least} and {most}, got {number}")
+    if number < least:
+        raise ValueError(f"{name} must be {kind}{other}, got {number}")
+    return number
+
+
+def as_flag(name: str, value) -> bool:
+    """True or False, and nothing that only counts as one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def check_estimated(of: str, directed: bool) -> None:
+    """What ``estimate`` is of, and whether it was given the direction that this needs."""
+    as_choice("of", of, ("value", "max", "vjp", "jvp", "jacobian"))
+    if directed != (of in ("vjp", "jvp")):
+        needed = "takes no" if directed else "needs"
+        raise ValueError(f'of={of!r} {needed} direction: it is for "vjp" and "jvp"')
+
+
+def refuse_second_slope() -> NoReturn:
+    """Of multiplicative noise ``max`` and ``loss`` have first derivatives alone."""
+    raise NotImplementedError(
+        "second derivatives of max and loss are for perturbation='additive': the slope of "
+        "multiplicative noise is not the perturbed optimum"
+    )
 
 
 def as_choice(name: str, value: object, choices: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ._device import as_host, namespace, take
 from ._engine import Kept, MeanAndError, Sampler
-from .kernels.codes import ANTITHETIC, INDEPENDENT, SCORE, SOBOL
+from .kernels.codes import ANTITHETIC, INDEPENDENT, SOBOL
 
 MAX_RANDOMISATIONS = 16
 
@@ -94,10 +94,10 @@ class Replicated:
         """What the inner sampler's forward pass kept, if it is at hand; else from a new one."""
         return kept.parts[0] if kept is not None and kept.parts else self.inner.forward(True)
 
-    def vjp(self, v, kept: Kept | None = None, errors: bool = False, weighting: int = SCORE):
+    def vjp(self, v, kept: Kept | None = None, errors: bool = False) -> MeanAndError:
         inner = self._kept(kept)
         v = np.repeat(v, self.count, axis=0)
-        return self._combine(self._centred(inner.mean).vjp(v, inner, weighting=weighting)[0])
+        return self._combine(self._centred(inner.mean).vjp(v, inner)[0])
 
     def jvp(self, t, errors: bool = False) -> MeanAndError:
         sampler = self._centred(self.inner.forward().mean)
@@ -200,11 +200,9 @@ class Grouped:
     def solutions(self) -> np.ndarray:
         raise ValueError("samples needs a fixed num_samples, not dpo.Adaptive")
 
-    def vjp(self, v, kept: Kept | None = None, errors: bool = False, weighting: int = SCORE):
+    def vjp(self, v, kept: Kept | None = None, errors: bool = False) -> MeanAndError:
         return self._each(
-            lambda sampler, index, k: sampler.vjp(
-                take(v, index), self._kept(kept, k, index), errors, weighting
-            )
+            lambda sampler, i, k: sampler.vjp(take(v, i), self._kept(kept, k, i), errors)
         )
 
     def jvp(self, t, errors: bool = False) -> MeanAndError:
@@ -236,6 +234,12 @@ class Grouped:
 
     def epsilon_jvp(self, t: np.ndarray) -> np.ndarray:
         return self._each(lambda sampler, i, k: (sampler.epsilon_jvp(take(t, i)),))[0]
+
+
+def most_samples(max_samples: int, design: int) -> int:
+    """The largest number up to ``max_samples`` that a design can have: pairs, randomisations."""
+    multiple = {ANTITHETIC: 2, SOBOL: MAX_RANDOMISATIONS}.get(design, 1)
+    return max_samples // multiple * multiple or 1
 
 
 FIRST_SAMPLES = 256

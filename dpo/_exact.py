@@ -19,7 +19,6 @@ import numpy as np
 
 from ._device import is_host, namespace
 from ._engine import Kept, MeanAndError, Sampler
-from .kernels.codes import SCORE
 from .kernels.exact import codes
 
 
@@ -106,13 +105,8 @@ class Expectation(NamedTuple):
         """``E[y_i Z_i]``, (rows, d)."""
         return self._launch(codes.MOMENTS)[:, 1]
 
-    def vjp(
-        self, v: np.ndarray, kept: Kept | None = None, errors: bool = False, weighting: int = SCORE
-    ) -> MeanAndError:
-        """``v^T J`` and its error; of every temperature with ``weighting=SCALE_SCORE``."""
-        if weighting != SCORE:
-            product = self._launch(codes.SCALE, v)[:, 0]
-            return product, np.broadcast_to(np.nan, product.shape)
+    def vjp(self, v: np.ndarray, kept: Kept | None = None, errors: bool = False) -> MeanAndError:
+        """``v^T J`` and its error."""
         product = self._launch(codes.PRODUCT, v)[:, 0]
         error = np.abs(product.sum(1, keepdims=True)) + self._rounding(product)
         return product, np.broadcast_to(error, product.shape)

@@ -40,6 +40,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ._arrays import kind_of
+from ._checks import check_estimated, refuse_second_slope
 from ._estimate import Estimate
 from ._host_jax import called_back, fronted
 from ._jax_operands import (
@@ -254,10 +255,7 @@ def _jvp_of_maximum(primals, moves: _Moves, spec: Spec):
     if not spec.slopes:
         return [value], [change]
     if spec.layer.perturbation == "multiplicative":
-        raise NotImplementedError(
-            "second derivatives of max and loss are for perturbation='additive': the slope of "
-            "multiplicative noise is not the perturbed optimum"
-        )
+        refuse_second_slope()
     return [value, slope["theta"]], [change, sign * _change_of_value(primals, moves, spec, "max")]
 
 
@@ -296,7 +294,16 @@ def _transpose(cotangents, *operands, spec: Spec):
         return [None] * len(operands)
     transposed = spec._replace(operation=LINEAR[spec.operation])
     (result,) = perturbed_p.bind(*common, cotangent, *known, spec=transposed)
-    return [None] * 4 + [result if ad.is_undefined_primal(x) else None for x in arrays]
+    return [None] * 4 + [
+        _placed_as(x.aval, result) if ad.is_undefined_primal(x) else None for x in arrays
+    ]
+
+
+def _placed_as(aval, x):
+    """``x`` on the axes of an explicit mesh as ``aval`` says, which a cotangent must be."""
+    if jax.typeof(x).sharding == aval.sharding:
+        return x
+    return jax.sharding.reshard(x, aval.sharding)
 
 
 perturbed_p.def_impl(_impl)
@@ -337,8 +344,8 @@ def call(name: str, layer: Perturbed, theta: Any, *args: Any, **parameters: Any)
         if named.get(key) is not None
     ]
     named.pop("direction", None)
-    if name == "estimate" and bool(arrays) != (named["of"] in ("vjp", "jvp")):
-        raise ValueError('direction is for of="vjp" and of="jvp", which need it')
+    if name == "estimate":
+        check_estimated(named["of"], bool(arrays))
     if name in ("__call__", "max", "loss"):
         operation = "value" if name == "__call__" else name
         spec = Spec(operation, layer, theta.ndim, tuple(map(bool, named.values())))

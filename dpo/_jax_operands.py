@@ -9,7 +9,14 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from ._arrays import as_scores, as_temperatures, compute_dtype, kind_of
+from ._arrays import (
+    as_scores,
+    as_temperatures,
+    compute_dtype,
+    kind_of,
+    other_kind,
+    refuse_labels,
+)
 from ._checks import check_temperatures, is_traced
 from ._designs import designed
 from ._engine import Sampler
@@ -73,10 +80,8 @@ def is_shared(layer: Perturbed, epsilon) -> bool:
 def as_temperature_operand(layer: Perturbed, theta):
     """``epsilon`` as an operand: with the axes of theta, (..., 1) or one a coordinate."""
     epsilon, event = layer.epsilon, layer.oracle.event_ndim
-    if kind_of(epsilon) not in ("numpy", "jax"):
-        raise TypeError(
-            f"epsilon is a {kind_of(epsilon)} array but theta is a jax array; pass one kind"
-        )
+    if kind_of(epsilon, "epsilon") not in ("numpy", "jax"):
+        raise TypeError(other_kind(epsilon, "epsilon", "jax"))
     scores = _dummy(layer, theta.shape, theta.dtype)
     as_temperatures(np.ones(np.shape(epsilon)), scores)  # raises where shapes do not fit
     if not is_traced(epsilon):
@@ -92,8 +97,10 @@ def as_temperature_operand(layer: Perturbed, theta):
 
 def as_operand_beside(x, theta, name: str):
     """A second array, broadcast to theta's shape; integers and booleans as floats."""
-    if kind_of(x) != "jax":
-        raise TypeError(f"{name} is a {kind_of(x)} array but theta is a jax array; pass one kind")
+    if kind_of(x, name) != "jax":
+        raise TypeError(other_kind(x, name, "jax"))
+    if name == "y_true" and x.dtype.kind in "iu":
+        refuse_labels("jax", x.ndim, theta.shape)
     if x.dtype.kind in "iub":
         x = x.astype(np.float32)
     try:
@@ -101,7 +108,6 @@ def as_operand_beside(x, theta, name: str):
     except ValueError:
         raise ValueError(
             f"{name} must broadcast to theta's shape {theta.shape}, got shape {x.shape}"
-            + ("; for class labels pass one-hot rows" if name == "y_true" else "")
         ) from None
 
 

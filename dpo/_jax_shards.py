@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from ._arrays import as_scores, compute_dtype
+from ._arrays import INSTEAD_OF_NAN, as_scores, compute_dtype
 from ._checks import is_traced
 from ._host_jax import Host, host_p
 from ._jax_operands import as_offsets, as_words
@@ -105,7 +105,7 @@ def _shard(spec: Spec, theta, words, offsets, first) -> Shard:
 
 def _best(spec: Spec, bad, largest, *operands):
     if bad:
-        raise ValueError("theta contains NaN, in one of its shards; mask a score with -inf instead")
+        raise ValueError(f"theta contains NaN, in one of its shards; {INSTEAD_OF_NAN}")
     values, numbers = _shard(spec, *operands).best(np.asarray(largest))
     return values, numbers.astype(np.uint32)
 

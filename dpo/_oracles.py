@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools as ft
-import operator
-from collections.abc import Sequence
+import numbers
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from ._checks import as_integer
 from .kernels.codes import Problem
 
 
@@ -87,7 +88,7 @@ class TopK(Oracle):
     k: int = 1
 
     def __post_init__(self):
-        object.__setattr__(self, "k", as_integer("k", self.k, 1))
+        object.__setattr__(self, "k", as_integer("k", self.k))
 
     def problem(self, shape: tuple[int, ...]) -> Problem:
         if self.k > shape[-1]:
@@ -165,7 +166,8 @@ class ShortestPath(Oracle):
                     f"got {getattr(self, name)!r}"
                 )
             object.__setattr__(self, name, _tuples(cells.tolist()))
-        if isinstance(self.min_cost, bool) or not 0 <= self.min_cost < np.inf:
+        is_number = isinstance(self.min_cost, numbers.Real) and not isinstance(self.min_cost, bool)
+        if not is_number or not 0 <= self.min_cost < np.inf:
             raise ValueError(f"min_cost must be finite and not negative, got {self.min_cost!r}")
 
     @property
@@ -232,22 +234,20 @@ def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def as_integer(name: str, value, least: int) -> int:
-    """An integer, at least ``least``."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a positive integer, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
-
-
 def as_oracle(oracle: Oracle) -> Oracle:
     """Check that ``oracle`` is one the kernels know."""
     if isinstance(oracle, Oracle) and type(oracle) is not Oracle:
         return oracle
-    hint = " (did you forget the parentheses?)" if isinstance(oracle, type) else ""
-    raise TypeError(f"oracle must be a dpo oracle such as dpo.Argmax(), got {oracle!r}{hint}")
+    raise TypeError(
+        f"oracle must be a dpo oracle such as dpo.Argmax(), got {oracle!r}{_oracle_hint(oracle)}"
+    )
+
+
+def _oracle_hint(given: object) -> str:
+    if isinstance(given, type):
+        return " (did you forget the parentheses?)"
+    if isinstance(getattr(given, "fun", None), Callable):  # type: ignore[arg-type]
+        return ", which is a layer already: call it, or its max and loss"
+    if callable(given):
+        return ": a function is a layer by dpo.perturbed(fun), or an oracle by @dpo.oracle"
+    return ""

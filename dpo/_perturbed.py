@@ -9,14 +9,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Scores, as_companion, as_scores, as_temperatures, kind_of
-from ._checks import Adaptive, as_choice, as_epsilon, as_num_samples, as_tolerance, is_traced
+from ._arrays import (
+    Scores,
+    all_finite,
+    as_companion,
+    as_scores,
+    as_temperatures,
+    kind_of,
+)
+from ._checks import (
+    Adaptive,
+    as_choice,
+    as_epsilon,
+    as_flag,
+    as_num_samples,
+    as_tolerance,
+    check_estimated,
+    is_traced,
+)
 from ._designs import (
     AnySampler,
     Grouped,
     adapt,
     designed,
     least_contribution,
+    most_samples,
     randomisations,
 )
 from ._device import as_host, beside, is_host, launching_on, take
@@ -25,7 +42,7 @@ from ._estimate import Estimate
 from ._exact import Expectation, pays, refusal
 from ._losses import check_targets, fenchel_young
 from ._noise import Gumbel, Noise, Normal, as_noise
-from ._oracles import Argmax, Oracle, as_oracle
+from ._oracles import Argmax, Oracle, Ranks, as_oracle
 from ._seeds import Place, as_place, as_seed
 from .kernels.codes import ANTITHETIC, INDEPENDENT, SOBOL, Draws
 
@@ -232,8 +249,7 @@ class Perturbed:
 
     def _key(self) -> tuple:
         """What two equal layers share; an array of temperatures is itself and nothing else."""
-        values = (getattr(self, f.name) for f in fields(self))
-        return tuple(v if not hasattr(v, "__array__") else (id(v),) for v in values)
+        return tuple(_as_key(getattr(self, f.name)) for f in fields(self))
 
     def __eq__(self, other):
         return self._key() == other._key() if type(other) is type(self) else NotImplemented
@@ -330,10 +346,7 @@ class Perturbed:
         ``method="exact"`` the error is the quadrature's own: by how much the total of the row
         misses what it must be, and rounding; ``num_samples`` is then 0.
         """
-        of = as_choice("of", of, ("value", "max", "vjp", "jvp", "jacobian"))
-        if (direction is not None) != (of in ("vjp", "jvp")):
-            needed = "needs" if direction is None else "takes no"
-            raise ValueError(f'of={of!r} {needed} direction: it is for "vjp" and "jvp"')
+        check_estimated(of, direction is not None)
         call, known = self._prepare(theta, seed, of, direction)
         mean, error = known or _estimate(call.sampler, of, self._direction(call, of, direction))
         scores = call.scores
@@ -380,15 +393,20 @@ class Perturbed:
         Being a Monte-Carlo estimate, a loss near zero may come out slightly negative.
         """
         call, _ = self._prepare(theta, seed, "max")
-        targets, constant, slope = self._targets(call, y_true, normalize)
+        targets, constant, slope = self._targets(call, y_true, as_flag("normalize", normalize))
         if call.scores.kind == "torch":
-            return _torch().fenchel_young(call, targets, constant, slope)
+            return _torch().fenchel_young(call, y_true, targets, constant, slope)
         maximum = call.sampler.maximum()[0]
         value = fenchel_young(call.scores.rows, maximum, targets, call.whole.sign, constant)
         return call.result(value, call.scores.batch)
 
     def _targets(self, call: Call, y_true, normalize: bool):
         """Targets as rows, ``eps Omega`` of them, and its derivative in epsilon or None."""
+        if isinstance(self.oracle, Ranks) and not all_finite(call.scores.rows):
+            raise ValueError(
+                "theta has infinite scores, to which ranks give weight in every solution: their "
+                "loss is infinite. Instead of -inf pass a score far below the others"
+            )
         targets = as_companion(y_true, "y_true", call.scores)
         check_targets(y_true, as_host(targets), self.oracle, call.scores.shape)
         constant, slope = np.zeros(1), None
@@ -454,14 +472,12 @@ class Perturbed:
     def _adapt(self, call: Call, of: str, direction):
         adaptive, whole = self.num_samples, call.whole
         assert isinstance(adaptive, Adaptive)
-        multiple = {"antithetic": 2, "qmc": 16}.get(self.variance_reduction, 1)
-        most = adaptive.max_samples // multiple * multiple or 1
         operand = self._direction(call, of, direction)
         grouped, known = adapt(
             lambda index, m: designed(whole.of_rows(index), m),
             len(whole.theta),
             adaptive.tolerance,
-            most,
+            most_samples(adaptive.max_samples, whole.draws.design),
             lambda sampler, index: _estimate(
                 sampler, of, None if operand is None else take(operand, index)
             ),
@@ -471,7 +487,7 @@ class Perturbed:
 
     @staticmethod
     def _direction(call: Call, of: str, direction) -> np.ndarray | None:
-        if direction is None:
+        if of not in ("vjp", "jvp"):
             return None
         return as_companion(direction, "v" if of == "vjp" else "t", call.scores)
 
@@ -500,6 +516,17 @@ def _estimate(sampler, of: str, direction: np.ndarray | None, errors: bool = Tru
     if of == "jacobian":
         return sampler.jacobian(errors=errors)
     return getattr(sampler, of)(direction, errors=errors)
+
+
+def _as_key(value: Any) -> Any:
+    """The value; of what has no equality that is one truth, or no hash, which object it is."""
+    if hasattr(value, "__array__"):
+        return (id(value),)
+    try:
+        hash(value)
+    except TypeError:  # a dict of result shapes, say
+        return (id(value),)
+    return value
 
 
 def _square(scores: Scores) -> tuple[int, ...]:

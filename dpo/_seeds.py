@@ -11,7 +11,7 @@ import numpy as np
 Seed = tuple[int, int]
 """``(seed_lo, seed_hi)``, each in 0 .. 2^32 - 1."""
 
-_WORD = 2**32
+WORD = 2**32
 
 
 class Place(NamedTuple):
@@ -30,6 +30,10 @@ class Place(NamedTuple):
         if self.rows is None and self.row_offset == 0:
             return None
         rows = np.arange(count) if self.rows is None else self.rows
+        if count and self.row_offset + int(rows.max()) >= WORD:
+            raise ValueError(
+                f"row_offset + the number of rows must be at most 2**32, got {self.row_offset}"
+            )
         return rows.astype(np.uint64) + np.uint64(self.row_offset)
 
 
@@ -45,7 +49,7 @@ def _as_offset(name: str, value: Any) -> int:
     """A row or a sample is one 32-bit word of the generator's counter."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if not 0 <= (number := operator.index(value)) < _WORD:
+    if not 0 <= (number := operator.index(value)) < WORD:
         raise ValueError(f"{name} must be in 0 .. 2**32 - 1, got {number}")
     return number
 
@@ -73,26 +77,33 @@ def as_seed(seed, kind: str) -> Seed:
         value = operator.index(seed)
     except TypeError:
         return _from_words(seed)
-    if not 0 <= value < _WORD**2:
+    if not 0 <= value < WORD**2:
         raise ValueError(f"seed must be in 0 .. 2**64 - 1, got {value}")
-    return value % _WORD, value // _WORD
+    return value % WORD, value // WORD
+
+
+def as_int(words: Seed) -> int:
+    """The same seed as one integer."""
+    return int(words[0]) + WORD * int(words[1])
 
 
 def _from_words(seed) -> Seed:
     words = np.asarray(seed)
     if words.shape != (2,) or words.dtype.kind not in "iu":
+        got = type(seed).__name__
+        if words.shape[1:] == (2,) and words.dtype.kind in "iu":
+            got = f"{len(words)} of them: jax.vmap maps a call over keys"
         raise TypeError(
-            "seed must be an int, two uint32 words, a torch.Generator or a JAX key, got "
-            f"{type(seed).__name__}"
+            "seed must be an int, two uint32 words, a torch.Generator or a JAX key, got " + got
         )
-    if words.min() < 0 or words.max() >= _WORD:
+    if words.min() < 0 or words.max() >= WORD:
         raise ValueError(f"the two words of seed must be in 0 .. 2**32 - 1, got {words}")
     return int(words[0]), int(words[1])
 
 
 def _from_torch(torch, generator) -> Seed:
     device = None if generator is None else generator.device
-    low, high = torch.randint(_WORD, (2,), generator=generator, device=device).tolist()
+    low, high = torch.randint(WORD, (2,), generator=generator, device=device).tolist()
     return low, high
 
 
@@ -102,4 +113,4 @@ def _fresh(kind: str) -> Seed:
     if kind == "torch":
         return _from_torch(sys.modules["torch"], None)
     draw = np.random.random_sample
-    return int(draw() * _WORD), int(draw() * _WORD)
+    return int(draw() * WORD), int(draw() * WORD)

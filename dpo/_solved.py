@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ._engine import Kept, MeanAndError, Sampler
+from ._seeds import as_int
 from ._solver import Solver, Window, reporting
 from .kernels.codes import JACOBIAN, JVP, MAXIMUM, MOMENTS, SCORE, VALUE, VJP
 
@@ -93,10 +94,8 @@ class SolvedSampler(Sampler):
         """Solutions, (samples, rows, D), and what they were found for."""
         if len(self.theta) == 0:
             return
-        words = self.draws.seed
-        window = Window(
-            self.problem.places[:, 0], 0, self.num_samples, int(words[0]) + (int(words[1]) << 32)
-        )
+        seed = as_int(self.draws.seed)
+        window = Window(self.problem.places[:, 0], 0, self.num_samples, seed)
         self.solver.begin()
         total = self.num_samples * len(self.theta)
         progress = self.solver.progress if known is None else None

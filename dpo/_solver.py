@@ -71,7 +71,7 @@ class Structure(NamedTuple):
         return sum(self.sizes)
 
     def split(self, flat: Any) -> list[Any]:
-        """(..., D, *rest) cut into leaves, (..., size, *rest), along axis 1."""
+        """(rows, D, *rest) cut into leaves, (rows, size, *rest)."""
         ends = np.cumsum(self.sizes)
         return [flat[:, end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
 
@@ -153,9 +153,7 @@ class Solver:
                     lambda done: None,
                 )  # fmt: skip
             else:
-                args, kwargs = self._arguments(
-                    lambda x: np.zeros(x.values.shape[len(self.batch) :])
-                )
+                args, kwargs = self._arguments(lambda x: x.like_one(self.batch))
                 zeros = self.to_user(np.zeros(self.event, dtype))
                 self._flatten(_call(self.fun, zeros, args, kwargs, self._warms, None), ())
         assert self.structure is not None
@@ -276,16 +274,16 @@ class Solver:
         )
         if self.structure is None:
             if not arrays:
-                raise TypeError("the function must return an array or a tree of arrays, got none")
+                raise WrongResult("the function must return an array or a tree of arrays, got none")
             if self.solves and found.shapes != (self.event,):
-                raise ValueError(
+                raise WrongResult(
                     "a solver must return one array of the scores' shape: of an instance "
                     f"{self.event}, got {found.tree(found.shapes)}; without maximizer=True or "
                     "minimizes=True a function may return anything"
                 )
             self.structure = found
         elif found != self.structure:
-            raise ValueError(
+            raise WrongResult(
                 "the function must return the same structure and shapes for every sample, got "
                 f"{found.tree(found.shapes)} after {self.structure.tree(self.structure.shapes)}"
             )
@@ -303,10 +301,12 @@ class _Places(NamedTuple):
         """What is raised for ``error`` on the ``index``-th sample of the block."""
         _, first, num_samples, seed = self.window
         total = num_samples * self.randomisations
-        said = f"{type(error).__name__}: {error}"
+        said = f"the function raised {type(error).__name__}: {error}"
+        if isinstance(error, WrongResult):
+            said = f"{error}: seen"
         if index is None:
             return SolverError(
-                f"the function raised {said} on samples from {first} on, together but on none of "
+                f"{said} on samples from {first} on, together but on none of "
                 f"them alone; their scores are f.perturbed_scores(theta, seed={seed})",
                 None, None, seed,
             )  # fmt: skip
@@ -316,7 +316,7 @@ class _Places(NamedTuple):
         if row is not None:
             where, again = f"row {row}, {where}", f"{again}, row={row}"
         return SolverError(
-            f"the function raised {said} on {where} (seed {seed}); its scores are {again})",
+            f"{said} on {where} (seed {seed}); its scores are {again})",
             row, sample, seed,
         )  # fmt: skip
 
@@ -333,9 +333,13 @@ def takes_warm_start(fun: Callable) -> bool:
         return False
 
 
-def wrong_axes(lead: tuple, event: tuple, shape: tuple) -> ValueError:
+class WrongResult(ValueError):
+    """What is wrong with what a function returned, which raised nothing itself."""
+
+
+def wrong_axes(lead: tuple, event: tuple, shape: tuple) -> WrongResult:
     """What a batched function that returns arrays of another batch did wrong."""
-    return ValueError(
+    return WrongResult(
         f"a batched function of scores {(*lead, *event)} must return arrays whose leading axes are "
         f"{lead}, got shape {shape}; for a function of one instance at a time pass batched=False"
     )
@@ -355,8 +359,17 @@ def _solve_each(fun, scores, args, kwargs, warms: bool, previous) -> tuple[list,
             previous = _call(fun, one, args, kwargs, warms, previous)
         except Exception as error:
             return results, error
-        results.append(previous)
+        results.append(_copied(previous))  # a function may use its array again
     return results, None
+
+
+def _copied(result: Any) -> Any:
+    """A result in memory of its own; arrays that cannot change (JAX's) stay."""
+    copies = (
+        x.copy() if isinstance(x, np.ndarray) else x.clone() if hasattr(x, "clone") else x
+        for x in trees.leaves(result)
+    )
+    return trees.fill(result, copies)
 
 
 def _run(pool: Executor | None, jobs: Iterator[Callable]) -> Iterator[Any]:
@@ -408,7 +421,7 @@ def as_real(x: Any) -> np.ndarray:
         if array.dtype.name == "bfloat16":
             array = array.astype(np.float32)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"the function must return arrays of real numbers, got {array.dtype}")
+        raise WrongResult(f"the function must return arrays of real numbers, got {array.dtype}")
     return array
 
 

@@ -81,8 +81,8 @@ class _Value(torch.autograd.Function):
     @staticmethod
     @_on_its_device
     def backward(ctx, gradient):
+        theta, epsilon = ctx.saved_tensors  # raises if either was changed in place since
         if isinstance(ctx.call.sampler, Expectation) and torch.is_grad_enabled():
-            theta, epsilon = ctx.saved_tensors
             return _exact_vjp(theta, epsilon, gradient, ctx.call)
         return _value_vjp(ctx, gradient)
 
@@ -98,9 +98,27 @@ def _value_vjp(ctx, gradient):
     if ctx.needs_input_grad[1]:
         slope = as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
     if torch.is_grad_enabled():
-        inputs = *ctx.saved_tensors, gradient
-        return once(result, *inputs), once(slope, *inputs), None
+        if result is not None:
+            result = once(_Adjoint.apply(gradient, result, call), *ctx.saved_tensors)
+        return result, once(slope, *ctx.saved_tensors, gradient), None
     return result, slope, None
+
+
+class _Adjoint(torch.autograd.Function):
+    """``v^T J`` as the linear function of ``v`` that it is: what a product ``H v`` by two reverse
+    passes differentiates."""
+
+    @staticmethod
+    def forward(ctx, v, product, call: Call):
+        ctx.call = call
+        return product.clone()
+
+    @staticmethod
+    @_on_its_device
+    def backward(ctx, gradient):
+        call, rows = ctx.call, ctx.call.scores.rows
+        tangent, _ = call.sampler.jvp(to_array(gradient, rows).reshape(rows.shape))
+        return once(call.result(tangent, call.scores.shape), gradient), None, None
 
 
 def once(gradient: torch.Tensor | None, *inputs: torch.Tensor | None) -> torch.Tensor | None:
@@ -111,13 +129,16 @@ def once(gradient: torch.Tensor | None, *inputs: torch.Tensor | None) -> torch.T
     """
     if gradient is None or not torch.is_grad_enabled():
         return gradient
-    return _Once.apply(gradient, *inputs)
+    return gradient + _Once.apply(gradient.detach(), *inputs)
 
 
 class _Once(torch.autograd.Function):
+    """Zero, and an error where it is differentiated: a branch of its own, which derivatives in
+    other inputs do not pass through."""
+
     @staticmethod
-    def forward(ctx, gradient, *inputs):
-        return gradient.clone()
+    def forward(ctx, like, *inputs):
+        return torch.zeros((), dtype=like.dtype, device=like.device)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -200,9 +221,9 @@ class _Envelope(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, theta, epsilon, call: Call, targets, constant, offset):
+    def forward(ctx, theta, epsilon, y_true, call: Call, targets, constant, offset):
         maximum, _, mean = call.sampler.maximum()
-        ctx.save_for_backward(theta, epsilon)
+        ctx.save_for_backward(theta, epsilon, y_true)  # whose memory the targets may be
         ctx.call = call, targets, offset, maximum, mean
         value = maximum
         if targets is not None:
@@ -212,7 +233,7 @@ class _Envelope(torch.autograd.Function):
     @staticmethod
     @_on_its_device
     def backward(ctx, gradient):
-        theta, epsilon = ctx.saved_tensors
+        theta, epsilon, _ = ctx.saved_tensors
         call, targets, _, _, mean = ctx.call
         shape = call.scores.shape
         event = shape[len(call.scores.batch) :]
@@ -220,7 +241,7 @@ class _Envelope(torch.autograd.Function):
         result, by_epsilon = None, None
         if ctx.needs_input_grad[0]:
             if torch.is_grad_enabled():  # create_graph=True: the same numbers, differentiable again
-                slope = _again(theta, epsilon, call)
+                slope = _again(theta, epsilon, call, mean)
                 if targets is not None:
                     slope = slope - call.whole.sign * call.scores.restore(targets.reshape(shape))
             else:
@@ -231,7 +252,7 @@ class _Envelope(torch.autograd.Function):
             result = scale * slope
         if ctx.needs_input_grad[1]:
             by_epsilon = _envelope_epsilon(ctx, theta, epsilon, gradient)
-        return result, by_epsilon, None, None, None, None
+        return result, by_epsilon, None, None, None, None, None
 
 
 def _envelope_epsilon(ctx, theta, epsilon, gradient):
@@ -255,10 +276,9 @@ def _envelope_epsilon(ctx, theta, epsilon, gradient):
     return _Constant.apply(epsilon, by_epsilon) if torch.is_grad_enabled() else by_epsilon
 
 
-def _again(theta, epsilon, call: Call) -> torch.Tensor:
+def _again(theta, epsilon, call: Call, mean: np.ndarray) -> torch.Tensor:
     """``d Fbar / d theta`` as a differentiable function of theta and epsilon."""
     if call.whole.draws.multiplicative:
-        mean = call.sampler.forward().mean
         result = call.result(call.sampler.slope_of_maximum(mean), call.scores.shape)
         return _Constant.apply(theta, result)
     return call.whole.sign * _Value.apply(theta, epsilon, call)
@@ -278,13 +298,17 @@ class _Constant(torch.autograd.Function):
         )
 
 
-def is_transformed() -> bool:
-    """Whether calls are being traced, or transformed by ``torch.func`` or forward-mode AD."""
+def is_functional() -> bool:
+    """Whether calls are being transformed by ``torch.func`` or forward-mode differentiation."""
     return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
+        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def is_transformed() -> bool:
+    """Whether calls are being transformed, or traced."""
+    return (
+        torch.compiler.is_compiling() or is_functional() or torch._C._len_torch_dispatch_stack() > 0
     )
 
 
@@ -309,14 +333,19 @@ def perturbed_value(call: Call) -> torch.Tensor:
 
 def perturbed_max(call: Call) -> torch.Tensor:
     """``Perturbed.max`` on a tensor."""
-    return _Envelope.apply(call.theta, _epsilon(call), call, None, None, None)
+    return _Envelope.apply(call.theta, _epsilon(call), None, call, None, None, None)
 
 
 def fenchel_young(
-    call: Call, targets: np.ndarray, constant: np.ndarray, offset: np.ndarray | None
+    call: Call,
+    y_true: torch.Tensor,
+    targets: np.ndarray,
+    constant: np.ndarray,
+    offset: np.ndarray | None,
 ) -> torch.Tensor:
-    """``Perturbed.loss`` on a tensor."""
-    return _Envelope.apply(call.theta, _epsilon(call), call, targets, constant, offset)
+    """``Perturbed.loss`` on a tensor; ``targets`` are ``y_true`` as rows."""
+    given = call.theta, _epsilon(call), y_true, call, targets, constant, offset
+    return _Envelope.apply(*given)
 
 
 def constant(call: Call, result: torch.Tensor) -> torch.Tensor:

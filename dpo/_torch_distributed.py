@@ -38,6 +38,8 @@ def sharded(layer: Perturbed, theta: Tensor, *, seed, group) -> Tensor:
             f"num_samples must be at least the number of processes, {world}, got "
             f"{layer.num_samples}"
         )
+    if isinstance(layer.epsilon, Tensor) and layer.epsilon.requires_grad:
+        raise ValueError("sharded has no gradient in epsilon: pass epsilon.detach()")
     return _Sharded.apply(theta, layer, as_seed(seed, "torch"), group)
 
 

@@ -6,6 +6,7 @@ A program holds constants; a layer is none, so it goes by its ``repr`` in a regi
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from operator import index
 from typing import Any
 
@@ -19,9 +20,24 @@ LAYERS: dict[str, Perturbed] = {}
 @torch.compiler.assume_constant_result
 def registered(*parts) -> str:
     """The name by which operators find the layer of these field values, see ``_parts``."""
-    layer = Perturbed(*(x[0](*x[1]) if isinstance(x, tuple) else x for x in parts))
-    LAYERS[repr(layer)] = layer
-    return repr(layer)
+    return named(Perturbed(*map(_whole, parts)))
+
+
+def named(layer: Perturbed) -> str:
+    """The name of a layer, which is in the register from now on: its ``repr``, made unique."""
+    name = repr(layer)
+    while LAYERS.setdefault(name, layer) != layer:  # another of that repr: other weights, say
+        name += "'"
+    return name
+
+
+def _whole(x: Any) -> Any:
+    """The inverse of ``parts``."""
+    if not isinstance(x, tuple):
+        return x
+    if len(x) == 2 and isinstance(x[0], type):
+        return x[0](*map(_whole, x[1]))
+    return tuple(map(_whole, x))
 
 
 @torch.compiler.assume_constant_result
@@ -34,8 +50,10 @@ def parts(x: Any) -> Any:
 
     A dataclass is its type and its own values.
     """
-    if x is None or isinstance(x, (str, float, bool)):
+    if x is None or isinstance(x, (str, bytes, bool)) or inspect.isfunction(x):
         return x
+    if isinstance(x, float):
+        return x.__float__()  # which ``float(x)`` would trace
     if isinstance(x, int):
         return index(x)
     if isinstance(x, tuple):

@@ -34,12 +34,13 @@ import torch
 from torch import Tensor
 
 from . import _torch_operations as operations
-from ._arrays import kind_of
+from ._arrays import kind_of, other_kind, refuse_labels
+from ._checks import check_estimated
 from ._device import launching_on
 from ._estimate import Estimate
 from ._losses import check_needs_no_gradient
 from ._perturbed import Perturbed
-from ._seeds import Place, as_place, as_seed
+from ._seeds import WORD, Place, as_place, as_seed
 from ._torch_layers import named_layer, parts, registered
 from ._torch_rules import (
     FUNCTIONS,
@@ -53,9 +54,6 @@ from ._torch_rules import (
     ValueRule,
     apply,
 )
-
-_WORD = 2**32
-
 
 # ----------------------------------------------------------------------------------- the operators
 
@@ -360,8 +358,8 @@ def _other(name, layer, given, where, *directions, of="value", direction=None, *
     vectors = [_vector(x, given[0], "a direction") for x in (*directions, *named.values())]
     if direction is not None:
         vectors.append(_vector(direction, given[0], "direction"))
-    if name == "estimate" and (len(vectors) == 1) != (of in ("vjp", "jvp")):
-        raise ValueError('direction is for of="vjp" and of="jvp", which need it')
+    if name == "estimate":
+        check_estimated(of, direction is not None)
     v, w = (*vectors, None, None)[:2]
     result, error, number = apply("explicit", *given, v, w, *where, name, of)
     if name != "estimate":
@@ -373,7 +371,9 @@ def _other(name, layer, given, where, *directions, of="value", direction=None, *
 def _vector(x: Any, theta: Tensor, name: str) -> Tensor:
     """A second tensor, broadcast to theta's shape."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is no torch tensor but theta is one; pass one kind")
+        raise TypeError(other_kind(x, name, "torch"))
+    if name == "y_true" and not (x.is_floating_point() or x.dtype is torch.bool):
+        refuse_labels("torch", x.ndim, tuple(theta.shape))
     return x.expand(theta.shape)
 
 
@@ -383,10 +383,8 @@ def _temperature(epsilon: Any, theta: Tensor) -> Tensor | None:
         return epsilon
     if isinstance(epsilon, float):
         return None
-    if kind_of(epsilon) != "numpy":
-        raise TypeError(
-            f"epsilon is a {kind_of(epsilon)} array but theta is a torch array; pass one kind"
-        )
+    if kind_of(epsilon, "epsilon") != "numpy":
+        raise TypeError(other_kind(epsilon, "epsilon", "torch"))
     return torch.as_tensor(epsilon).to(theta.device)
 
 
@@ -395,13 +393,28 @@ def _words(seed: Any, row_offset: Any, sample_offset: Any, is_exact: bool) -> Te
     if is_exact:
         words = torch.zeros(2, dtype=torch.int64)
     elif seed is None:
-        words = torch.randint(_WORD, (2,))
+        words = torch.randint(WORD, (2,))
     elif isinstance(seed, Tensor):
+        if seed.is_floating_point() or seed.dtype is torch.bool or seed.shape not in ((), (2,)):
+            raise TypeError(
+                "seed must be an int, two uint32 words or a torch.Generator, got a tensor of "
+                f"{seed.dtype}, shape {tuple(seed.shape)}"
+            )
         seed = seed.long()
-        words = torch.stack([seed % _WORD, seed // _WORD]) if seed.dim() == 0 else seed
-    elif isinstance(seed, int):
-        words = torch.tensor([seed % _WORD, seed // _WORD])
+        words = torch.stack([seed % WORD, seed // WORD]) if seed.dim() == 0 else seed
+    elif isinstance(seed, int) and not isinstance(seed, bool):
+        if not 0 <= seed < WORD**2:
+            raise ValueError(f"seed must be in 0 .. 2**64 - 1, got {seed}")
+        words = torch.tensor([seed % WORD, seed // WORD])
     else:
         words = torch.tensor(as_seed(seed, "torch"))
-    offsets = (torch.as_tensor(x).reshape(1).long() for x in (row_offset, sample_offset))
-    return torch.cat([words, *offsets])
+    named = (("row_offset", row_offset), ("sample_offset", sample_offset))
+    return torch.cat([words, *(_offset(name, x) for name, x in named)])
+
+
+def _offset(name: str, value: Any) -> Tensor:
+    """One word; its range is checked where it is used."""
+    word = torch.as_tensor(value)
+    if word.is_floating_point() or word.dtype is torch.bool or word.numel() != 1:
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    return word.reshape(1).long()

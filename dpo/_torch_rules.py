@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from ._checks import refuse_second_slope
 from ._perturbed import Perturbed
 from ._torch_layers import named_layer
 
@@ -167,10 +168,7 @@ class MaximumRule(Rule):
         """``v^T`` times the slope's derivative; the slope is the perturbed optimum, up to sign."""
         layer = named_layer(ctx.where[0])
         if layer.perturbation == "multiplicative":
-            raise NotImplementedError(
-                "second derivatives of max and loss are for perturbation='additive': the slope of "
-                "multiplicative noise is not the perturbed optimum"
-            )
+            refuse_second_slope()
         product = apply("adjoint", theta, epsilon, seed, v, None, *ctx.where, "max")
         return product if _sign(layer, theta) > 0 else -product
 

@@ -26,7 +26,7 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Solver:
+class Candidate:
     """Any oracle, as a function of a batch of scores."""
 
     name: str
@@ -52,7 +52,7 @@ class Solver:
             if y.shape != expected or y.dtype.kind not in "biuf":
                 raise Fault(
                     f"returned {y.dtype} of shape {y.shape} for scores of shape {expected}: "
-                    "solutions must be numbers, one a score" + self._hint
+                    "solutions must be numbers, one a score" + self.hint
                 )
         result = np.asarray(solutions, np.float64).reshape(theta.shape)
         if not np.isfinite(result).all():
@@ -61,7 +61,8 @@ class Solver:
         return result
 
     @property
-    def _hint(self) -> str:
+    def hint(self) -> str:
+        """What may be wrong with how a function is called."""
         if not self.batched:
             return ""
         return "; if it solves one instance at a time, pass batched=False"
@@ -76,7 +77,7 @@ class Fault(Exception):
     """What a solver did wrong, in the middle of a check."""
 
 
-def as_solver(oracle, shape, batched, minimizes, total, lower, asarray) -> Solver:
+def as_candidate(oracle, shape, batched, minimizes, total, lower, asarray) -> Candidate:
     """The solver of an oracle, a layer, or a function; what it declares is the default."""
     oracle = getattr(oracle, "oracle", oracle)
     if isinstance(oracle, Oracle):
@@ -87,7 +88,8 @@ def as_solver(oracle, shape, batched, minimizes, total, lower, asarray) -> Solve
         return _of_oracle(as_oracle(oracle), shape)
     fun = getattr(oracle, "fun", oracle)
     if not callable(fun) or isinstance(fun, type):
-        raise TypeError(f"oracle must be a dpo oracle or a function of scores, got {fun!r}")
+        hint = " (did you forget the parentheses?)" if isinstance(fun, type) else ""
+        raise TypeError(f"oracle must be a dpo oracle or a function of scores, got {fun!r}{hint}")
     if shape is None:
         raise ValueError("the size of an instance is needed: pass d=10, or shape=(8, 12) for grids")
     if batched is None:
@@ -95,15 +97,15 @@ def as_solver(oracle, shape, batched, minimizes, total, lower, asarray) -> Solve
     if minimizes is None:
         minimizes = getattr(oracle, "minimizes", False)
     name = getattr(fun, "__name__", type(fun).__name__)
-    return Solver(name, fun, shape, batched, -1.0 if minimizes else 1.0, total, lower, asarray)
+    return Candidate(name, fun, shape, batched, -1.0 if minimizes else 1.0, total, lower, asarray)
 
 
-def _of_oracle(oracle: Oracle, shape: tuple[int, ...] | None) -> Solver:
+def _of_oracle(oracle: Oracle, shape: tuple[int, ...] | None) -> Candidate:
     shape = shape or _default_shape(oracle)
     if len(shape) != oracle.event_ndim:
         raise ValueError(f"an instance of {oracle!r} has {oracle.event_ndim} axes, got {shape}")
     problem = oracle.problem((1, *shape))
-    return Solver(
+    return Candidate(
         name=repr(oracle),
         fun=ft.partial(_solve, oracle),
         shape=shape,
@@ -142,7 +144,7 @@ def _default_shape(oracle: Oracle) -> tuple[int, ...]:
 class Trial:
     """A solver, the scores it is tried on, and what it returned for them."""
 
-    def __init__(self, solver: Solver, known: np.ndarray, num_probes: int, seed: int):
+    def __init__(self, solver: Candidate, known: np.ndarray, num_probes: int, seed: int):
         self.solver, self.known = solver, known
         rng = np.random.default_rng(seed)
         size = (-(-num_probes // 4), 1, *solver.shape)
@@ -194,7 +196,7 @@ class Trial:
         return bool((gap <= 0).all())
 
 
-def _gaps(solver: Solver, theta: np.ndarray, own: np.ndarray, points: np.ndarray):
+def _gaps(solver: Candidate, theta: np.ndarray, own: np.ndarray, points: np.ndarray):
     """By how much the best point beats each solution, beyond rounding; and which point it is."""
     objectives = solver.objectives(theta, points)
     mine, best = np.diagonal(solver.objectives(theta, own)), objectives.argmax(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools as ft
 import importlib
 import inspect
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ._checks import as_flag
 from ._oracles import _TOLERANCE, Oracle, _first
 from .kernels.codes import Problem
 from .kernels.user import (
@@ -117,9 +119,15 @@ class UserOracle(Oracle):
     declaration: Declaration
     parameters: tuple[tuple[str, _Values], ...] = ()
 
-    def __call__(self, **parameters) -> UserOracle:
+    def __call__(self, *unnamed, **parameters) -> UserOracle:
         """The oracle with these parameters: numbers, or arrays whose leading axes are batch."""
         known = dict(self.declaration.parameter_ndim)
+        if unnamed:
+            given = ", ".join(f"{name}=..." for name in known) or "none"
+            raise TypeError(
+                f"oracle {self.declaration.name} takes its parameters by name ({given}); scores "
+                f"are solved by .solve(scores), and perturbed by dpo.Perturbed({self!r})"
+            )
         values = dict(self.parameters)
         for name, value in parameters.items():
             if name not in known:
@@ -177,7 +185,7 @@ def oracle(
     function: Callable | None = None,
     *,
     event_ndim: int = 1,
-    minimises: bool = False,
+    minimizes: bool = False,
     binary: bool = True,
     parameters: Mapping[str, int] | None = None,
     workspace: Callable[..., Mapping[str, np.ndarray]] | None = None,
@@ -196,8 +204,8 @@ def oracle(
     ----------
     event_ndim
         Axes of one instance, 1 or 2.
-    minimises
-        Scores are costs, which the function minimises; samples see ``costs - eps Z``.
+    minimizes
+        Scores are costs, which the function minimizes; samples see ``costs - eps Z``.
     binary
         Entries of solutions are 0 or 1; they are then kept, a bit each, for the backward pass.
         ``False``: any integers up to 2^20 in absolute value.
@@ -237,7 +245,7 @@ def oracle(
         return ft.partial(
             oracle,
             event_ndim=event_ndim,
-            minimises=minimises,
+            minimizes=minimizes,
             binary=binary,
             parameters=parameters,
             workspace=workspace,
@@ -246,6 +254,11 @@ def oracle(
     function = getattr(function, "py_func", function)  # of numba.njit
     if not inspect.isfunction(function):
         raise TypeError(f"oracle must decorate a Python function, got {function!r}")
+    if _returns(function):
+        raise TypeError(
+            f"{function.__name__} returns something, which is lost: it must write into its second "
+            "argument, the solution, and return nothing"
+        )
     if event_ndim not in (1, 2) or isinstance(event_ndim, bool):
         raise ValueError(f"event_ndim must be 1 or 2, got {event_ndim!r}")
     declared = dict(parameters or {})
@@ -254,13 +267,26 @@ def oracle(
         Declaration(
             function=function,
             event_ndim=event_ndim,
-            minimises=bool(minimises),
-            binary=bool(binary),
+            minimises=as_flag("minimizes", minimizes),
+            binary=as_flag("binary", binary),
             parameter_ndim=tuple(declared.items()),
             workspace=workspace,
-            check_bounds=bool(check_bounds),
+            check_bounds=as_flag("check_bounds", check_bounds),
         )
     )
+
+
+def _returns(function: Callable) -> bool:
+    """Whether a function has a ``return`` with a value."""
+    before = None
+    for instruction in dis.get_instructions(function):
+        name, value = instruction.opname, instruction.argval
+        if name == "RETURN_CONST" and value is not None:
+            return True
+        if name == "RETURN_VALUE" and before != ("LOAD_CONST", None):
+            return True
+        before = name, value
+    return False
 
 
 def _extra_names(function: Callable) -> list[str]:

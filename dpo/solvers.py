@@ -19,7 +19,17 @@ import numpy as np
 from ._user_oracle import oracle
 
 
+def _check(name: str, array: np.ndarray, own: tuple[int, ...], what: str) -> None:
+    """A parameter must be of integers, and its last axes those that an instance needs."""
+    if array.dtype.kind != "i":
+        raise TypeError(f"{name} must be integers, got {array.dtype}: round or rescale them")
+    if own and array.shape[-len(own) :] != own:
+        raise ValueError(f"{name} must be {own}, {what}, got shape {array.shape}")
+
+
 def _knapsack_table(shape, weights, capacity):
+    _check("weights", weights, shape, "one an item")
+    _check("capacity", capacity, (), "")
     most = max(int(np.max(capacity, initial=0)), 0)
     return {"best": np.empty((shape[0] + 1, most + 1))}
 
@@ -46,6 +56,8 @@ def knapsack(scores, solution, weights, capacity, best):
 
 
 def _budget_table(shape, costs, budget):
+    _check("costs", costs, shape, "one an item and option")
+    _check("budget", budget, (), "")
     most = max(int(np.max(budget, initial=0)), 0)
     return {"best": np.empty((shape[0] + 1, most + 1))}
 
@@ -106,11 +118,12 @@ def monotone_path(scores, solution, best):
         last = level
 
 
-@oracle(
-    event_ndim=2,
-    parameters={"allowed": 2},
-    workspace=lambda shape, allowed: {"best": np.empty(shape)},
-)
+def _states_table(shape, allowed):
+    _check("allowed", allowed, (shape[1], shape[1]), "from state a to state b")
+    return {"best": np.empty(shape)}
+
+
+@oracle(event_ndim=2, parameters={"allowed": 2}, workspace=_states_table)
 def viterbi(scores, solution, allowed, best):
     """The best sequence of states, (steps, states); b may follow a if ``allowed[a, b]``.
 
@@ -139,6 +152,7 @@ def viterbi(scores, solution, allowed, best):
 
 
 def _nodes(shape, ends):
+    _check("ends", ends, (shape[0], 2), "two nodes an edge")
     count = int(np.max(ends, initial=-1)) + 1
     return {"label": np.empty(count, np.int64), "choice": np.empty(count, np.int64)}
 

@@ -354,6 +354,20 @@ def test_warm_starts_are_the_sample_before(workers):
         np.testing.assert_array_equal(y["last"][1:], y["x"][:-1])
 
 
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_function_may_use_its_array_again(workers):
+    def in_place(scores, warm_start=None):
+        y = np.zeros(5) if warm_start is None else warm_start
+        y[:] = argmax(scores)
+        return y
+
+    settings = dict(num_samples=64, maximizer=True, batched=False)
+    ours = dpo.perturbed(in_place, workers=workers, **settings)
+    theirs = dpo.perturbed(argmax, **settings)
+    np.testing.assert_array_equal(ours.samples(THETA, seed=1), theirs.samples(THETA, seed=1))
+    np.testing.assert_array_equal(ours.vjp(THETA, V, seed=1), theirs.vjp(THETA, V, seed=1))
+
+
 def test_warm_starts_of_batched_functions():
     starts = []
 
@@ -448,6 +462,12 @@ def test_wrong_results_are_refused(fun, settings, match):
         dpo.perturbed(fun, num_samples=50, **settings)(THETA, seed=1)
 
 
+def test_a_wrong_result_is_no_exception_of_the_function():
+    with pytest.raises(dpo.SolverError) as info:
+        dpo.perturbed(lambda x: x.max(), num_samples=50)(THETA, seed=1)
+    assert "raised" not in str(info.value) and "seen on sample 0 of 50 (seed 1)" in str(info.value)
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
@@ -477,6 +497,8 @@ def test_wrong_calls_are_refused():
         f.vjp(THETA, {"a": V}, seed=1)
     with pytest.raises(ValueError, match=r"whose leading axes are theta's batch \(3,\)"):
         f(THETA, dpo.PerInstance(np.zeros(4)), seed=1)
+    with pytest.raises(TypeError, match="forget the parentheses"):
+        dpo.perturbed(dpo.TopK)
 
 
 def test_perturbed_functions_are_values():
@@ -488,4 +510,6 @@ def test_perturbed_functions_are_values():
     assert dpo.perturbed(dpo.TopK(2), epsilon=0.3) == dpo.Perturbed(dpo.TopK(2), epsilon=0.3)
     one, two = (dpo.perturbed(argmax, epsilon=0.3) for _ in range(2))
     assert one == two and hash(one) == hash(two) and one != dpo.perturbed(argmax)
+    tree = {"y": np.zeros(3)}
+    hash(dpo.perturbed(argmax, result_shape=tree))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(one))(V, seed=1), one(V, seed=1))

@@ -81,6 +81,8 @@ def shares(results):
         results[rank, "steps", step] = y.detach(), parallel.module.linear.weight.grad.clone()
     with pytest.raises(ValueError, match="sharded samples are independent"):
         sharded(dpo.Perturbed(variance_reduction="qmc"), theta, seed=SEED)
+    with pytest.raises(ValueError, match="sharded has no gradient in epsilon"):
+        sharded(dpo.Perturbed(epsilon=torch.tensor(0.5, requires_grad=True)), theta, seed=SEED)
 
 
 def process(rank, folder):

@@ -84,10 +84,10 @@ def test_hyper_parameters(parameters, error, message):
         (np.zeros((2, 3), np.longdouble), TypeError, "got "),
         (np.float64(1.0), ValueError, r"at least one coordinate on its last axis, got shape \(\)"),
         (np.zeros((2, 0)), ValueError, r"got shape \(2, 0\)"),
-        ([[0.0, np.nan]], ValueError, "theta contains NaN, first at row 0, coordinate 1"),
+        ([[0.0, np.nan]], ValueError, r"theta contains NaN, first at index \(0, 1\)"),
         (np.broadcast_to(np.float32(0), (2**31,)), ValueError, r"at most 2\*\*31 - 1 coordinates"),
-        ("scores", TypeError, "expected an array .* got str"),
-        (None, TypeError, "expected an array .* got NoneType"),
+        ("scores", TypeError, "theta must be an array .* got str"),
+        (None, TypeError, "theta must be an array .* got NoneType"),
     ],
 )
 def test_scores(theta, error, message):
@@ -112,7 +112,8 @@ def test_directions(v, error, message):
 @pytest.mark.parametrize(
     "y_true, message",
     [
-        (np.array([0, 1]), "for class labels pass one-hot rows"),
+        (np.array([0, 1]), r"of class labels pass one-hot rows, numpy.eye\(3\)\[y_true\]"),
+        (np.array([0, 1, 0]), "one solution for all is"),
         (
             np.array([[0, 1, 1], [1, 0, 0]]),
             r"row 0 has minimum 0, maximum 1 and sum 2; for class labels",
@@ -129,7 +130,7 @@ def test_targets(y_true, message):
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: dpo.TopK(0), ValueError, "k must be at least 1, got 0"),
+        (lambda: dpo.TopK(0), ValueError, "k must be a positive integer, got 0"),
         (lambda: dpo.TopK(1.5), TypeError, "k must be a positive integer, got 1.5"),
         (lambda: dpo.perturbed_topk(THETA, 4, seed=0), ValueError, r"k must be in 1\.\.3 .* got 4"),
         (

@@ -146,7 +146,7 @@ def test_bad_operands_raise_what_the_layer_raises():
 
     nan = x.at[1, 2].set(jnp.nan)
     for f, args, message in (
-        (lambda x: layer(x, seed=0), (nan,), "theta contains NaN, first at row 1, coordinate 2"),
+        (lambda x: layer(x, seed=0), (nan,), r"theta contains NaN, first at index \(1, 2\)"),
         (lambda x, s: layer(x, seed=s), (x, -1), r"seed must be in 0 .. 2\*\*64 - 1, got -1"),
         (
             lambda x, s: layer(x, seed=s),

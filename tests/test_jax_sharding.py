@@ -66,6 +66,13 @@ for oracle in (dpo.Argmax(), dpo.Ranks()):
     equal(sharded[1][0], alone[1][0])
     close(sharded[1][1], alone[1][1], rtol=1e-5)
 
+    # The same with an explicit mesh, where a type says how an array is placed.
+    with jax.set_mesh(jax.make_mesh((4,), ("i",), (jax.sharding.AxisType.Explicit,))):
+        placed = jax.device_put(theta, P("i", None))
+        assert "i" in str(jax.typeof(placed))
+        weighted = jax.jit(jax.grad(lambda x: (layer(x, seed=words) * v).sum()))(placed)
+        equal(weighted, slope)
+
     # Samples: a quarter on every device; counts over a power of two add up without rounding.
     part = dataclasses.replace(layer, num_samples=16)
     samples = over(

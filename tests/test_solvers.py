@@ -205,11 +205,26 @@ def test_isotonic_regression_to_levels():
         (solvers.budgeted_choice(costs=[[3], [3]], budget=4), (2, 1), "no choice of finite score"),
         (solvers.viterbi(allowed=[[0, 0], [0, 0]]), (2, 2), "no sequence of finite score"),
         (solvers.spanning_tree(ends=[[0, 1], [1, -2]]), (2,), "must not be negative"),
-        (solvers.knapsack(weights=[1], capacity=3), (2,), "IndexError"),
     ],
 )
 def test_instances_without_a_solution(oracle, shape, message):
     with pytest.raises(RuntimeError, match=message):
+        dpo.Perturbed(oracle, num_samples=10)(np.zeros(shape), seed=0)
+
+
+@pytest.mark.parametrize(
+    "oracle, shape, message",
+    [
+        (solvers.knapsack(weights=[1], capacity=3), (2,), r"weights must be \(2,\), one an item"),
+        (solvers.knapsack(weights=[1.5, 2], capacity=3), (2,), "weights must be integers"),
+        (solvers.knapsack(weights=[1, 2], capacity=3.0), (2,), "capacity must be integers"),
+        (solvers.budgeted_choice(costs=[[3]], budget=4), (2, 1), r"costs must be \(2, 1\)"),
+        (solvers.viterbi(allowed=[[1]]), (3, 2), r"allowed must be \(2, 2\)"),
+        (solvers.spanning_tree(ends=[[0, 1]]), (2,), r"ends must be \(2, 2\), two nodes an edge"),
+    ],
+)
+def test_parameters_that_do_not_fit(oracle, shape, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         dpo.Perturbed(oracle, num_samples=10)(np.zeros(shape), seed=0)
 
 

@@ -107,6 +107,36 @@ def test_second_derivative_of_the_value_raises(theta):
                 (slope.sum() + theta.sum()).backward(retain_graph=True)
 
 
+@pytest.mark.parametrize("oracle", [dpo.Argmax(), dpo.TopK(2), dpo.Ranks()], ids=str)
+@pytest.mark.parametrize("changed", ["theta", "epsilon", "y_true"])
+def test_what_is_changed_in_place_has_no_gradient(oracle, changed):
+    """The gradient would be that of other scores: an error, as everywhere in torch."""
+    scores = torch.randn(4, 40, requires_grad=True)
+    given = {"theta": scores * 1, "epsilon": torch.tensor(0.5, requires_grad=True) * 1}
+    layer = dpo.Perturbed(oracle, epsilon=given["epsilon"], num_samples=50)
+    given["y_true"] = layer.samples(scores.detach(), seed=1)[0].detach()
+    result = layer.loss(given["theta"], given["y_true"], seed=0).sum()
+    if changed != "y_true":
+        result = result + layer(given["theta"], seed=0).square().sum()
+    with torch.no_grad():
+        given[changed].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.backward()
+
+
+def test_a_product_with_the_hessian_by_two_reverse_passes(theta):
+    along = torch.randn_like(theta)
+    _, product = torch.autograd.functional.hvp(
+        lambda x: LAYER.max(x, seed=1).sum(), theta.detach(), along
+    )
+    expected = LAYER.jvp(theta.detach(), along, seed=1)
+    torch.testing.assert_close(product, expected)
+    v = torch.randn_like(theta).requires_grad_()
+    (pulled,) = torch.autograd.grad(LAYER(theta, seed=1), theta, v, create_graph=True)
+    (pushed,) = torch.autograd.grad(pulled, v, along)
+    torch.testing.assert_close(pushed, expected)
+
+
 def test_explicit_results_refuse_to_be_differentiated(theta):
     results = [
         LAYER.samples(theta, seed=1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -38,6 +39,63 @@ def test_modules_are_layers():
         assert torch.equal(module.max(THETA), layer.max(THETA, seed=(5, 1)))
         y_true = layer.samples(THETA, seed=1)[0]
         assert torch.equal(module.loss(THETA, y_true), layer.loss(THETA, y_true, seed=(5, 2)))
+
+
+def test_the_layer_of_a_module_has_its_temperature():
+    scores = 3 * THETA
+    fixed = PerturbedTopK(2, num_samples=64, epsilon=0.05)
+    for module in (
+        fixed,
+        PerturbedTopK(2, num_samples=64, epsilon=torch.tensor(0.05)),
+        PerturbedTopK(2, num_samples=64, epsilon=0.05, learn_epsilon=True),
+    ):
+        mean, error, _ = module.layer.estimate(scores, seed=3)
+        torch.testing.assert_close(mean, fixed.layer(scores, seed=3))
+        assert float(module.layer.epsilon) == pytest.approx(0.05) and error.max() >= 0
+
+
+def test_temperatures_are_annealed():
+    for module in (
+        PerturbedTopK(2, num_samples=64, epsilon=0.5, seed=1),
+        PerturbedTopK(2, num_samples=64, epsilon=torch.tensor(0.5), seed=1),
+        PerturbedTopK(2, num_samples=64, epsilon=0.5, learn_epsilon=True, seed=1),
+    ):
+        parameters = list(module.parameters())
+        for k, epsilon in enumerate((0.4, 0.2)):
+            module.epsilon = epsilon
+            expected = dpo.Perturbed(dpo.TopK(2), num_samples=64, epsilon=epsilon)
+            torch.testing.assert_close(module(THETA), expected(THETA, seed=(1, k)))
+        assert all(a is b for a, b in zip(parameters, module.parameters(), strict=True))
+        with pytest.raises(ValueError, match="epsilon must be positive"):
+            module.epsilon = -1.0
+
+
+def test_wrong_temperatures_are_refused_where_they_are_given():
+    with pytest.raises(ValueError, match="makes a parameter of its own"):
+        PerturbedArgmax(epsilon=nn.Parameter(torch.tensor(0.5)), learn_epsilon=True)
+    with pytest.raises(ValueError, match=r"epsilon must be positive and finite, got -1\.0"):
+        PerturbedArgmax(epsilon=torch.tensor(-1.0), learn_epsilon=True)
+    module = PerturbedArgmax(epsilon=0.5)
+    with pytest.raises(TypeError, match="make the module with a tensor"):
+        module.epsilon = torch.tensor(0.3)
+
+
+def test_torch_func_leaves_a_module_as_it_was():
+    module, state = PerturbedTopK(2, num_samples=64, seed=1), {}
+    torch.func.grad(lambda x: (module(x) ** 2).sum())(THETA)
+    torch.func.vmap(lambda x: module(x))(THETA)
+    state = pickle.loads(pickle.dumps(module.state_dict()))
+    copied = copy.deepcopy(module)
+    copied.load_state_dict(state)
+    assert torch.equal(module(THETA), copied(THETA))
+    assert torch.equal(copied(THETA), module.layer(THETA, seed=(1, 3)))
+
+
+def test_threads_never_share_a_module_s_noise():
+    module = PerturbedTopK(2, num_samples=8, seed=1)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: module(THETA), range(200)))
+    assert module.get_extra_state().tolist() == [1, 0, 200]
 
 
 def test_noise_is_fresh_distinct_and_resumes():

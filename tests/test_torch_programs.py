@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import numpy as np
 import pytest
 
 import dpo
+from dpo import solvers
 from dpo._engine import Sampler
 
 torch = pytest.importorskip("torch")
@@ -348,6 +352,89 @@ def test_another_layer_is_another_graph():
     assert calls == 1  # a temperature that is a tensor
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_another_number_as_temperature_is_another_program(dynamic):
+    theta = torch.randn(3, 5)
+    f = torch.compile(
+        lambda x, e: dpo.perturbed_argmax(x, epsilon=e, num_samples=64, seed=7),
+        fullgraph=True, dynamic=dynamic, backend="eager",
+    )  # fmt: skip
+    for epsilon in (0.5, 0.4, 0.3):
+        expected = dpo.perturbed_argmax(theta, epsilon=epsilon, num_samples=64, seed=7)
+        assert torch.equal(f(theta, epsilon), expected)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        dpo.Perturbed(solvers.assignment, num_samples=32),
+        dpo.Perturbed(solvers.spanning_tree(ends=[[0, 1], [1, 2], [0, 2]]), num_samples=32),
+        dpo.Perturbed(dpo.TopK(2), noise=dpo.StudentT(5), num_samples=32),
+    ],
+    ids=["assignment", "spanning tree", "tabulated noise"],
+)
+def test_oracles_and_noise_of_ones_own(layer):
+    theta = torch.rand((2, 3, 3) if layer.oracle.event_ndim == 2 else (2, 3))
+    v = torch.randn_like(theta)
+
+    def f(x):
+        return (layer(x, seed=7) * v).sum() + layer.max(x, seed=8).sum()
+
+    (expected,) = eager_gradient(f, theta)
+    torch.testing.assert_close(grad(f)(theta), expected)
+    program, _ = compiled(f)
+    torch.testing.assert_close(eager_gradient(program, theta)[0], expected)
+    rows = vmap(lambda x: layer(x, seed=7))(theta)
+    assert torch.equal(rows[0], layer(theta[0], seed=7))
+
+
+def test_layers_that_look_alike_are_kept_apart():
+    few, many = (
+        dpo.Perturbed(solvers.knapsack(weights=w, capacity=3), epsilon=0.1, num_samples=8)
+        for w in ([1, 1, 1, 9], [9, 9, 9, 1])
+    )
+    assert repr(few) == repr(many) and few != many
+    theta = torch.ones(2, 4)
+    for layer in (few, many, few):
+
+        def f(x, layer=layer):
+            return layer(x, seed=0)
+
+        assert torch.equal(vmap(f)(theta)[0], f(theta[0]))
+        assert torch.equal(compiled(f)[0](theta), f(theta))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(seed=torch.tensor(0.7)), "seed must be an int, two uint32 words"),
+        (dict(seed=torch.tensor([1, 2, 3])), "seed must be an int, two uint32 words"),
+        (dict(seed=True), "seed must be an integer"),
+        (dict(seed=-1), r"seed must be in 0 \.\. 2\*\*64 - 1, got -1"),
+        (dict(seed=0, row_offset=1.7), "row_offset must be an integer"),
+        (dict(seed=0, sample_offset=True), "sample_offset must be an integer"),
+        (dict(seed=0, y_true=torch.tensor(1)), "of class labels pass one-hot rows"),
+    ],
+)
+def test_what_is_wrong_outside_programs_is_wrong_inside(given, message):
+    layer, theta = dpo.Perturbed(num_samples=8), torch.randn(2, 3)
+    targets = [given.pop("y_true")] if "y_true" in given else []
+    f = layer.loss if targets else layer
+    with pytest.raises((TypeError, ValueError), match=message):
+        f(theta, *targets, **given)
+    with pytest.raises((TypeError, ValueError), match=message):
+        vmap(lambda x: f(x, *targets, **given))(theta)
+
+
+def test_programs_and_eager_calls_have_the_same_defaults():
+    from dpo._torch_operators import _known
+
+    defaults = {f.name: f.default for f in dataclasses.fields(dpo.Perturbed)}
+    for name, parameter in inspect.signature(_known).parameters.items():
+        if parameter.default is not inspect.Parameter.empty:
+            assert parameter.default == defaults[name], name
+
+
 def test_a_learned_temperature_inside():
     theta, v = torch.randn(3, 5), torch.randn(3, 5)
 
@@ -394,7 +481,7 @@ def test_errors_inside_programs_are_the_same():
     program, _ = compiled(lambda x: layer(x, seed=1))
     with pytest.raises(ValueError, match=r"k must be in 1\.\.5"):
         program(torch.zeros(3, 5))
-    with pytest.raises(ValueError, match="theta contains NaN, first at row 1"):
+    with pytest.raises(ValueError, match=r"theta contains NaN, first at index \(1, "):
         compiled(lambda x: dpo.perturbed_argmax(x, seed=1))[0](
             torch.tensor([[0.0, 1.0], [0.0, float("nan")]])
         )

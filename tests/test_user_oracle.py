@@ -220,6 +220,24 @@ def test_errors_name_the_argument(call, message):
         call()
 
 
+def test_a_solution_that_is_returned_is_refused():
+    def early(scores, solution):
+        if scores[0] > 0:
+            return
+        solution[0] = 1
+
+    def returns(scores, solution):
+        return scores.argmax()
+
+    dpo.oracle(early)
+    with pytest.raises(TypeError, match="returns returns something, which is lost"):
+        dpo.oracle(returns)
+    with pytest.raises(TypeError, match="binary must be True or False, got 'no'"):
+        dpo.oracle(early, binary="no")
+    with pytest.raises(TypeError, match="takes its parameters by name"):
+        user_oracles.interval(3)
+
+
 def test_what_numba_cannot_compile():
     @dpo.oracle
     def through_a_class(scores, solution):

@@ -16,7 +16,7 @@ def argmax(scores, solution):
     solution[best] = 1
 
 
-@dpo.oracle(minimises=True)
+@dpo.oracle(minimizes=True)
 def argmin(costs, solution):
     solution[np.argmin(costs)] = 1
 

@@ -206,12 +206,6 @@ _CLAIMS: dict[str, tuple[str, Callable[[Run], np.ndarray]]] = {
 }
 
 
-def _needed(run: Run) -> np.ndarray:
-    """The samples that the true spread of a sample asks for, row by row."""
-    spread = (run.gap**2 * run.samples[..., None]).mean(0).max(-1)
-    return np.maximum(spread / run.tolerance**2, FIRST)
-
-
 # ----------------------------------------------------------------------------------- what is shown
 
 
