@@ -184,14 +184,14 @@ class PerturbedFunction:
     @_public
     def vjp(self, theta, v, *args, seed=None, **kwargs):
         """``v^T D y_eps(theta)``, of theta's shape; ``v`` is like what ``f(theta)`` returns."""
-        call = self._call(theta, args, kwargs, seed)
+        call = self._call(theta, args, kwargs, seed).along(v)
         mean, _ = self._estimate(call, "vjp", v, errors=False)
         return call.result(mean, call.scores.shape)
 
     @_public
     def jvp(self, theta, t, *args, seed=None, **kwargs):
         """``D y_eps(theta) t``, like what ``f(theta)`` returns; ``t`` is of theta's shape."""
-        call = self._call(theta, args, kwargs, seed)
+        call = self._call(theta, args, kwargs, seed).along(t)
         return call.results(self._estimate(call, "jvp", t, errors=False)[0])
 
     @_public
@@ -204,7 +204,7 @@ class PerturbedFunction:
     @_public
     def vjp_epsilon(self, theta, v, *args, seed=None, **kwargs):
         """``v^T d y_eps / d epsilon``, (batch); for a temperature a coordinate, theta's shape."""
-        call = self._call(theta, args, kwargs, seed)
+        call = self._call(theta, args, kwargs, seed).along(v)
         call = call._replace(sampler=self._sampler(call, "vjp", v)[0])
         kept = call.sampler.forward(for_gradient=True)
         result = call.sampler.epsilon_vjp(call.direction(v), None, kept)
@@ -218,7 +218,7 @@ class PerturbedFunction:
         ``of`` is ``"value"``, ``"max"`` (of a maximizer), ``"vjp"``, ``"jvp"`` or ``"jacobian"``.
         """
         check_estimated(of, direction is not None)
-        call = self._call(theta, args, kwargs, seed, of)
+        call = self._call(theta, args, kwargs, seed, of).along(direction)
         sampler, known = self._sampler(call, of, direction)
         both = known or estimate(call, sampler, of, direction, None, True)
         count = sampler.num_samples

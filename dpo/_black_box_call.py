@@ -27,6 +27,8 @@ class Call(NamedTuple):
     whole: SolvedSampler
     """The problem, all rows, and one sample of each: ``sampler`` is made of it."""
     sampler: AnySampler | Grouped
+    directions: tuple = ()
+    """Arrays that the results are linear in: the ``v`` of a VJP, as the user passed it."""
 
     @property
     def structure(self) -> Structure:
@@ -37,6 +39,10 @@ class Call(NamedTuple):
     def event(self) -> tuple[int, ...]:
         """The shape of an instance's scores."""
         return self.scores.shape[len(self.scores.batch) :]
+
+    def along(self, direction: Any) -> Call:
+        """The call, whose results are linear in a tree of arrays, too."""
+        return self._replace(directions=tuple(trees.leaves(direction)))
 
     def result(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
         """An array of the caller's kind; in torch, ``backward`` says that it has no derivative."""

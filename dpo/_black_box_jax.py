@@ -339,8 +339,10 @@ class Program:
         if not self.whole.draws.multiplicative:
             return self.whole.sign * sums["y"].sum(0) / self.num_samples
         weighted = sums["moments"] / self.num_samples
-        slope = jnp.where(theta == 0, 0, weighted / jnp.where(theta == 0, 1, theta))
-        return self.whole.sign * slope
+        fixed = (theta == 0) | jnp.isinf(theta)
+        slope = jnp.where(fixed, 0, weighted) / jnp.where(fixed, 1, theta)
+        mean = sums["y"].sum(0) / self.num_samples
+        return self.whole.sign * jnp.where(fixed, mean, slope)
 
 
 # ------------------------------------------------------------------------------------ derivatives

@@ -10,7 +10,7 @@ error; so is a gradient that would have to flow through the function itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ import torch
 from . import _trees as trees
 from ._device import launching_on
 from ._losses import fenchel_young as _fenchel_young
-from ._torch import _Constant, _on_its_device, as_epsilon, is_functional, once
-from ._torch import constant as _torch_constant
+from ._torch import _on_its_device, as_constant, as_epsilon, is_functional, once
 
 if TYPE_CHECKING:
     from ._black_box import PerturbedFunction
@@ -86,10 +85,11 @@ class _Value(torch.autograd.Function):
         product, by_theta, by_epsilon = None, None, None
         if ctx.needs_input_grad[0]:
             product = call.sampler.vjp(v, kept)[0]
-            by_theta = once(_restored(call, product, call.scores.shape), theta)
+            result = _restored(call, product, call.scores.shape)
+            by_theta = once(result, theta, epsilon, gradient)
         if ctx.needs_input_grad[1]:
             slope = as_epsilon(call, call.sampler.epsilon_vjp(v, product, kept))
-            by_epsilon = once(slope, epsilon)
+            by_epsilon = once(slope, theta, epsilon, gradient)
         return by_theta, by_epsilon, None
 
 
@@ -123,9 +123,7 @@ class _Envelope(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             by_epsilon = sampler.epsilon_slope_of_maximum(maximum, mean) + slope
             weighted = _host(gradient, call).reshape(-1, 1).astype(np.float64) * by_epsilon
-            by_epsilon = as_epsilon(call, weighted)
-            if torch.is_grad_enabled():
-                by_epsilon = _Constant.apply(epsilon, by_epsilon)
+            by_epsilon = as_constant(as_epsilon(call, weighted), theta, epsilon, gradient)
         return by_theta, by_epsilon, None, None, None, None, None
 
 
@@ -136,7 +134,7 @@ def _slope(theta, epsilon, call: Call, mean: np.ndarray) -> torch.Tensor:
         return _restored(call, sampler.slope_of_maximum(mean), shape)
     if call.whole.draws.multiplicative:
         slope = _restored(call, sampler.slope_of_maximum(mean), shape)
-        return _Constant.apply(theta, slope)
+        return as_constant(slope, theta, epsilon)
     return call.whole.sign * _Value.apply(theta, epsilon, call).reshape(shape)
 
 
@@ -178,4 +176,4 @@ def fenchel_young(
 
 def constant(call: Call, result: torch.Tensor) -> torch.Tensor:
     """``result``, tied to its inputs only by an error on ``backward``."""
-    return _torch_constant(cast(Any, call), result)
+    return as_constant(result, call.theta, call.epsilon, *call.directions)

@@ -89,6 +89,21 @@ def kept_words(
     return 2 * d + words if keeps else 0
 
 
+def centred_scores(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Finite scores less their row's mean, in float64; 0 for infinite ones.
+
+    Where all solutions have one sum (``problem.total``) a constant in the scores changes none, so
+    ``J 1 = 0``. The estimate of that is not 0: a derivative in epsilon by ``J theta`` would have
+    noise in proportion to the constant. Where sums differ, nothing is subtracted.
+    """
+    finite = np.isfinite(theta)
+    scores = np.where(finite, theta, 0).astype(np.float64)
+    if problem.total is None:
+        return scores
+    centre = scores.sum(1, keepdims=True) / np.maximum(finite.sum(1, keepdims=True), 1)
+    return np.where(finite, scores - centre, 0.0)
+
+
 class Kept(NamedTuple):
     """What a forward pass keeps for its derivatives; none of it grows with the samples beyond
     1 MB or the size of the scores."""
@@ -424,13 +439,16 @@ class Sampler(NamedTuple):
         if not self.draws.multiplicative:
             return self.sign * mean
         weighted = self._launch(MOMENTS).totals[:, 0] / self.num_samples
-        safe = np.where(self.theta == 0, 1, self.theta)
-        return self.sign * np.where(self.theta == 0, 0, weighted / safe)
+        # A score of 0, or an infinite one, is what samples see of it: E[y w] is then E[y] E[w].
+        fixed = (self.theta == 0) | np.isinf(self.theta)
+        safe = np.where(fixed, 1, self.theta)
+        return self.sign * np.where(fixed, mean, np.where(fixed, 0, weighted) / safe)
 
     def epsilon_slope_of_maximum(self, maximum: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """``d Fbar / d eps`` on the same samples, in the shape of ``epsilon``."""
         epsilon = self.epsilon.astype(np.float64)
-        if not self.draws.multiplicative and epsilon.shape[1] == 1:
+        known = not self.draws.multiplicative and epsilon.shape[1] == 1
+        if known and (not is_host(maximum) or np.isfinite(maximum).all()):
             scores = np.where(mean == 0, 0, self.theta)  # a masked score was never chosen
             return (maximum - self.sign * (mean * scores).sum(-1))[:, None] / epsilon
         totals = self._launch(MOMENTS).totals / self.num_samples
@@ -447,7 +465,7 @@ class Sampler(NamedTuple):
         """
         if self._scales_with_scores:
             product = self.vjp(v, kept)[0] if product is None else product
-            terms = product * np.where(product == 0, 0, self.theta)
+            terms = product * centred_scores(self.problem, self.theta)
             return -terms.sum(1, keepdims=True) / self.epsilon.astype(np.float64)
         slope = self.vjp(v, kept, weighting=SCALE_SCORE)[0]
         return slope if self.epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)
@@ -456,7 +474,7 @@ class Sampler(NamedTuple):
         """``sum t d y_eps / d eps``, (rows, d), for ``t`` shaped like ``epsilon``: the transpose of
         ``epsilon_vjp``, on the same samples."""
         if self._scales_with_scores:
-            scores = np.where(np.isinf(self.theta), 0, self.theta)
+            scores = centred_scores(self.problem, self.theta)
             return self.jvp(-(t / self.epsilon.astype(np.float64)) * scores)[0]
         return self.jvp(t, weighting=SCALE_SCORE)[0]
 

@@ -154,6 +154,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         solution_words=solution_words,
         oracle=ORACLES.index(problem.oracle),
         sign=-1 if problem.minimises else 1,
+        has_total=problem.total is not None,
         source=places[0][0],
         target=places[0][1],
         kernel=kernel_index(kernel, theta.dtype.name),

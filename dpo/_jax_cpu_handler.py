@@ -266,6 +266,20 @@ def write_maximum(frame, p, c, like):
 
 
 @jitable
+def centre_scores(p, theta, scores):
+    """As ``_engine.centred_scores``, of a row."""
+    count = 0
+    for i in range(p.d):
+        finite = np.isfinite(theta[i])
+        scores[i] = theta[i] if finite else 0.0
+        count += finite
+    if p.has_total:
+        centre = row_sum(scores) / max(count, 1)
+        for i in range(p.d):
+            scores[i] = scores[i] - centre if np.isfinite(theta[i]) else 0.0
+
+
+@jitable
 def sums_of_jacobian(frame, p, c, mean, totals, like):
     """``v^T sum (y - mean) s^T`` of every row."""
     s = samples_of(p)
@@ -311,7 +325,8 @@ def write_adjoint(frame, p, c, like):
     s = samples_of(p)
     columns = p.d if p.operation == ADJOINT else 1
     product = array(frame, RESULTS, 0, p, columns, like)
-    mean, totals, x = np.zeros((s.rows, s.d)), np.empty((s.rows, s.d)), np.empty(s.d)
+    mean, totals = np.zeros((s.rows, s.d)), np.empty((s.rows, s.d))
+    x, scores = np.empty(s.d), np.empty(s.d)
     if p.kept > 0 and is_loo(s):
         get(mean, words_kept(frame, OPERANDS, 5, p), 0)
     if p.by_jacobian:
@@ -323,8 +338,9 @@ def write_adjoint(frame, p, c, like):
             adjoint(s, c, totals, p.sign, b, product[b])
         else:
             adjoint(s, c, totals, p.sign, b, x)
+            centre_scores(p, c.theta[b], scores)
             for i in range(p.d):
-                x[i] = 0.0 if x[i] == 0 else x[i] * np.float64(c.theta[b, i])
+                x[i] *= scores[i]
             product[b, 0] = -row_sum(x) / np.float64(c.epsilons[b])
     return done
 
@@ -332,12 +348,14 @@ def write_adjoint(frame, p, c, like):
 @jitable
 def fill_direction(p, c, direction):
     """What scores are multiplied by: a tangent, of theta or of the temperature."""
+    scores = np.empty(p.d)
     for b in range(direction.shape[0]):
         epsilon = np.float64(c.epsilons[b])
+        centre_scores(p, c.theta[b], scores)
         for i in range(p.d):
             t = np.float64(c.beside[b, i if p.operation == PRODUCT else 0])
             if p.operation != PRODUCT:
-                t = -(t / epsilon) * (0.0 if np.isinf(c.theta[b, i]) else c.theta[b, i])
+                t = -(t / epsilon) * scores[i]
             direction[b, i] = 0.0 if np.isinf(c.theta[b, i]) else t
 
 

@@ -97,12 +97,12 @@ class Call(NamedTuple):
         """An array of the caller's kind, with no derivative of its own."""
         return self.scores.restore(values.reshape(shape))
 
-    def constant(self, values: np.ndarray, shape: tuple[int, ...]) -> Any:
+    def constant(self, values: np.ndarray, shape: tuple[int, ...], *directions: Any) -> Any:
         """As ``result``; in torch, ``backward`` then says that it has no derivative."""
         result = self.result(values, shape)
         if self.scores.kind != "torch":
             return result
-        return _torch().constant(self, result)
+        return _torch().constant(self, result, *directions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,14 +293,14 @@ class Perturbed:
         """The vector-Jacobian product ``v^T D y_eps(theta)``, of theta's shape; forms no ``J``."""
         call, known = self._prepare(theta, seed, "vjp", v)
         mean, _ = known or _estimate(call.sampler, "vjp", self._direction(call, "vjp", v), False)
-        return call.constant(mean, call.scores.shape)
+        return call.constant(mean, call.scores.shape, v)
 
     @_public
     def jvp(self, theta, t, *, seed=None, row_offset=0, sample_offset=0):
         """The Jacobian-vector product ``D y_eps(theta) t``, of theta's shape."""
         call, known = self._prepare(theta, seed, "jvp", t)
         mean, _ = known or _estimate(call.sampler, "jvp", self._direction(call, "jvp", t), False)
-        return call.constant(mean, call.scores.shape)
+        return call.constant(mean, call.scores.shape, t)
 
     @_public
     def jacobian(self, theta, *, seed=None, row_offset=0, sample_offset=0):
@@ -321,7 +321,8 @@ class Perturbed:
         if not isinstance(call.sampler, Expectation):
             raise ValueError("second_order_product needs method='exact'")
         directions = (as_companion(x, name, call.scores) for x, name in ((v, "v"), (w, "w")))
-        return call.constant(call.sampler.second_order_product(*directions), call.scores.shape)
+        product = call.sampler.second_order_product(*directions)
+        return call.constant(product, call.scores.shape, v, w)
 
     @_public
     def vjp_epsilon(self, theta, v, *, seed=None, row_offset=0, sample_offset=0):
@@ -331,7 +332,7 @@ class Perturbed:
         direction = as_companion(v, "v", call.scores)
         result = call.sampler.epsilon_vjp(direction, None, None)
         shape = call.scores.batch if result.shape[1] == 1 else call.scores.shape
-        return call.constant(result, shape)
+        return call.constant(result, shape, v)
 
     @_public
     def estimate(
@@ -353,8 +354,8 @@ class Perturbed:
         shape = {"max": scores.batch, "jacobian": _square(scores)}.get(of, scores.shape)
         num_samples = call.sampler.num_samples
         return Estimate(
-            mean=call.constant(mean, shape),
-            standard_error=call.constant(error, shape),
+            mean=call.constant(mean, shape, direction),
+            standard_error=call.constant(error, shape, direction),
             num_samples=(
                 num_samples if isinstance(num_samples, int) else num_samples.reshape(scores.batch)
             ),

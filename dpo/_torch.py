@@ -10,7 +10,7 @@ are kernels, the others those of plain torch operations (``_torch_exact.py``).
 from __future__ import annotations
 
 import functools as ft
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -273,20 +273,26 @@ def _envelope_epsilon(ctx, theta, epsilon, gradient):
         by_epsilon = by_epsilon + beside(offset, by_epsilon)
     rows = to_array(gradient.double(), by_epsilon).reshape(-1, 1)
     by_epsilon = as_epsilon(call, rows * by_epsilon)
-    return _Constant.apply(epsilon, by_epsilon) if torch.is_grad_enabled() else by_epsilon
+    return as_constant(by_epsilon, theta, epsilon, gradient)
 
 
 def _again(theta, epsilon, call: Call, mean: np.ndarray) -> torch.Tensor:
     """``d Fbar / d theta`` as a differentiable function of theta and epsilon."""
     if call.whole.draws.multiplicative:
         result = call.result(call.sampler.slope_of_maximum(mean), call.scores.shape)
-        return _Constant.apply(theta, result)
+        return as_constant(result, theta, epsilon)
     return call.whole.sign * _Value.apply(theta, epsilon, call)
+
+
+def as_constant(result: torch.Tensor, *inputs: Any) -> torch.Tensor:
+    """A result that depends on ``inputs`` and has no derivative: in any of them an error."""
+    tied = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]
+    return _Constant.apply(result, *tied) if tied and torch.is_grad_enabled() else result
 
 
 class _Constant(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, theta, result):
+    def forward(ctx, result, *inputs):
         return result.clone()
 
     @staticmethod
@@ -348,9 +354,6 @@ def fenchel_young(
     return _Envelope.apply(*given)
 
 
-def constant(call: Call, result: torch.Tensor) -> torch.Tensor:
+def constant(call: Call, result: torch.Tensor, *directions: Any) -> torch.Tensor:
     """``result``, tied to its inputs only by an error on ``backward``."""
-    for x in (call.theta, _epsilon(call)):
-        if x is not None and x.requires_grad and torch.is_grad_enabled():
-            result = _Constant.apply(x, result)
-    return result
+    return as_constant(result, call.theta, call.epsilon, *directions)

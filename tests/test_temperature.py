@@ -8,6 +8,7 @@ from scipy.special import ndtr
 from test_oracles import COSTS, SCORES, inputs
 
 import dpo
+from dpo._seeds import Place
 
 M = 400_000
 Z_LIMIT = 5.0  # about one false alarm in a million entries
@@ -175,3 +176,54 @@ def test_multiplicative_max_has_the_slope_of_its_samples():
     v, h = np.cos(np.arange(COSTS.size)).reshape(COSTS.shape), 1e-7
     quotient = (layer.max(COSTS + h * v, seed=0) - layer.max(COSTS - h * v, seed=0)).sum() / (2 * h)
     assert float((gradient.numpy() * v).sum()) == pytest.approx(quotient, abs=1e-5)
+
+
+@pytest.mark.parametrize("oracle", [dpo.Argmax(), dpo.TopK(2), dpo.Ranks()], ids=str)
+@pytest.mark.parametrize("method", ["mc", "exact"])
+def test_a_constant_in_the_scores_adds_no_noise(oracle, method):
+    """It changes no decision, and so must not change a derivative: an estimate least of all."""
+    theta = np.array([[0.25, -0.5, 1.0, 0.0], [0.5, -np.inf, 0.125, 0.0]])
+    v, t = np.array([[1.0, 0.5, 2.0, -1.0], [1.0, 0.0, 2.0, -1.0]]), np.array([[1.0], [2.0]])
+    layer = dpo.Perturbed(oracle, num_samples=64, method=method)
+    for shift in (32.0, 4096.0):
+        moved, here = (layer.vjp_epsilon(x, v, seed=1) for x in (theta + shift, theta))
+        np.testing.assert_allclose(moved, here, rtol=1e-9)
+        call, _ = layer._prepare(theta + shift, Place(1), "value")
+        other, _ = layer._prepare(theta, Place(1), "value")
+        moved, here = (c.sampler.epsilon_jvp(t) for c in (call, other))
+        np.testing.assert_allclose(moved, here, rtol=1e-9, atol=1e-12)
+    single = layer.vjp_epsilon((theta + 4096).astype(np.float32), v.astype(np.float32), seed=1)
+    np.testing.assert_allclose(single, layer.vjp_epsilon(theta, v, seed=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("oracle", [dpo.Argmax(), dpo.TopK(2), dpo.Ranks()], ids=str)
+def test_a_maximum_that_is_infinite_has_a_slope_in_the_temperature(oracle):
+    theta = np.array([[0.3, np.inf, 0.5, -0.1]])
+    layer = dpo.Perturbed(oracle, num_samples=100_000)
+    call, _ = layer._prepare(theta, Place(1), "max")
+    maximum, _, mean = call.sampler.maximum()
+    exact, _ = dpo.Perturbed(oracle, method="exact")._prepare(theta, Place(1), "max")
+    expected = exact.sampler.epsilon_slope_of_maximum(None, None)
+    assert np.isinf(maximum).all()
+    ours = call.sampler.epsilon_slope_of_maximum(maximum, mean)
+    np.testing.assert_allclose(ours, expected, atol=0.08)
+
+
+def test_slopes_of_scores_that_multiplicative_noise_leaves_alone():
+    """``dF / d theta_i = E[y_i w_i]``, and where theta_i is 0 the weight and y are independent."""
+    layer = dpo.Perturbed(
+        dpo.ShortestPath(4), epsilon=0.3, perturbation="multiplicative", num_samples=50_000
+    )
+    costs = np.array([[0.0, 1.0], [1.25, 1.0]])
+    call, _ = layer._prepare(costs, Place(1), "max")
+    slope = call.sampler.slope_of_maximum(call.sampler.maximum()[2])
+    step = 1e-3
+    for i in range(4):
+        there = costs.ravel() + step * np.eye(4)[i]
+        change = layer.max(there.reshape(2, 2), seed=1) - layer.max(costs, seed=1)
+        np.testing.assert_allclose(slope[0, i], change / step, atol=0.01)
+    top = dpo.Perturbed(perturbation="multiplicative", num_samples=64)
+    call, _ = top._prepare(np.array([[0.0, -1.0, -2.0]]), Place(1), "max")
+    np.testing.assert_array_equal(
+        call.sampler.slope_of_maximum(call.sampler.maximum()[2]), [[1.0, 0.0, 0.0]]
+    )

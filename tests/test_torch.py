@@ -124,6 +124,55 @@ def test_what_is_changed_in_place_has_no_gradient(oracle, changed):
         result.backward()
 
 
+def _first(of, theta, epsilon):
+    """A first derivative under ``create_graph``, and what it depends on."""
+    v = torch.linspace(1, 2, 15, dtype=torch.float64).reshape(3, 5).requires_grad_()
+    weight = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    layer = dpo.Perturbed(epsilon=epsilon, num_samples=64)
+    black_box = dpo.perturbed(
+        lambda x: torch.nn.functional.one_hot(x.argmax(-1), 5).to(x.dtype),
+        epsilon=epsilon, num_samples=64, maximizer=True,
+    )  # fmt: skip
+    factors = dpo.Perturbed(epsilon=epsilon, num_samples=64, perturbation="multiplicative")
+    if of in ("vjp", "jvp"):
+        return getattr(layer, of)(theta, v, seed=0), (theta, epsilon, v)
+    if of == "estimate":
+        mean, _, _ = black_box.estimate(theta, of="vjp", direction=v, seed=0)
+        return mean, (theta, epsilon, v)
+    name, by = of.split(" by ")
+    total = {
+        "max": lambda: layer.max(theta, seed=0),
+        "factors": lambda: factors.max(theta, seed=0),
+        "function": lambda: (black_box(theta, seed=0) * v).sum(1),
+        "its max": lambda: black_box.max(theta, seed=0),
+    }[name]()
+    (slope,) = torch.autograd.grad(
+        (weight * total).sum(), theta if by == "theta" else epsilon, create_graph=True
+    )
+    return slope, (theta, epsilon, weight, *([v] if name == "function" else []))
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        "vjp", "jvp", "estimate", "max by epsilon", "factors by theta", "factors by epsilon",
+        "function by theta", "function by epsilon", "its max by epsilon",
+    ],
+)  # fmt: skip
+def test_second_derivatives_are_an_error_in_every_input(theta, of):
+    """Never a term left out: also where something else depends on the input, too."""
+    epsilon = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    slope, inputs = _first(of, theta, epsilon)
+    for x in inputs:
+        linear = of == "factors by theta" and x is inputs[2]  # the slope times the weight
+        total = (slope**2).sum() + x.sum()
+        if linear:
+            torch.autograd.grad(total, x, retain_graph=True)
+            continue
+        with pytest.raises(NotImplementedError, match="differentia"):
+            torch.autograd.grad(total, x, retain_graph=True)
+
+
 def test_a_product_with_the_hessian_by_two_reverse_passes(theta):
     along = torch.randn_like(theta)
     _, product = torch.autograd.functional.hvp(
