@@ -71,7 +71,9 @@ class Adaptive:
     Every row draws until the standard errors of all its outputs are at most ``tolerance``, or
     ``max_samples`` are drawn; ``estimate(...).num_samples`` tells how many it took. An outcome
     never seen among ``M`` samples is taken to have a probability of up to ``1 / M``. Stopping when
-    the spread *looks* small makes the estimate slightly biased, by at most 0.4 tolerances.
+    the spread *looks* small makes the estimate slightly biased, by at most 0.4 tolerances. What has
+    to be below the tolerance is what is asked for: ``layer.vjp`` looks at the VJP's errors, and may
+    take other numbers of samples than the value whose gradient ``backward()`` computes.
     """
 
     tolerance: float

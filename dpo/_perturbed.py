@@ -145,9 +145,10 @@ class Perturbed:
         ``num_samples`` samples, which depends on shapes alone.
     variance_reduction
         ``"loo"``: derivatives centred by the other samples' mean (default; unbiased, and its
-        variance stays bounded as ``eps -> 0``). ``"none"``: the plain estimators. ``"antithetic"``:
-        samples in pairs of mirrored noise, centred by the other pairs; ``M`` is 1 or even. It helps
-        values and maxima; derivatives are mostly better off with ``"loo"`` (see the report).
+        variance stays bounded as ``eps -> 0``; plain where there is one sample). ``"none"``: the
+        plain estimators. ``"antithetic"``: samples in pairs of mirrored noise, centred by the other
+        pairs; ``M`` is 1 or even. It helps values and maxima; derivatives are mostly better off
+        with ``"loo"`` (see the report).
         ``"qmc"``: independent randomisations (16 or 8) of a Sobol' sequence, each centred by the
         others; ``M`` is a multiple of 8 or at most 16, of at most 2^20 points each and 21,201
         coordinates. It pays for smooth problems of few coordinates that matter; in hundreds of
@@ -161,7 +162,8 @@ class Perturbed:
         rounding begins; larger is faster.
     perturbation
         ``"additive"``, or ``"multiplicative"``: samples then see ``theta exp(eps Z - eps^2 / 2)``
-        with normal noise, which keeps signs (costs stay positive) and, on average, ``theta``.
+        with normal noise, which keeps signs (costs stay positive) and, on average, ``theta``. A
+        score that is exactly 0 is then not perturbed, and values have no derivative in it.
 
     Raises
     ------
@@ -342,7 +344,8 @@ class Perturbed:
 
         ``of`` is ``"value"`` (the perturbed optimum), ``"max"``, ``"vjp"``, ``"jvp"`` or
         ``"jacobian"``; ``direction`` is the ``v`` of the VJP or the ``t`` of the JVP. The standard
-        error of a coordinate that never varied is 0: more samples are needed to see it. Errors
+        error of a loss is that of the maximum: its other terms are constants. That of a coordinate
+        that never varied is 0: more samples are needed to see it; of one sample it is NaN. Errors
         come from the samples, from the pairs (antithetic), or from the randomisations (qmc). With
         ``method="exact"`` the error is the quadrature's own: by how much the total of the row
         misses what it must be, and rounding; ``num_samples`` is then 0.
@@ -391,7 +394,9 @@ class Perturbed:
           the argmax, top-k and ranks, a constant too much for means of solutions. It is left out
           for paths and for a temperature a coordinate.
 
-        Being a Monte-Carlo estimate, a loss near zero may come out slightly negative.
+        Being a Monte-Carlo estimate, a loss near zero may come out slightly negative. It never
+        falls as ``epsilon`` grows, where targets are solutions: a temperature that is learned by
+        it alone goes to zero; learn it by a loss of ``layer(theta)``.
         """
         call, _ = self._prepare(theta, seed, "max")
         targets, constant, slope = self._targets(call, y_true, as_flag("normalize", normalize))
