@@ -144,11 +144,12 @@ class Program:
         if f.is_solver:
             result, lead = jax.ShapeDtypeStruct(self.event, np.float32), 0
         elif f.callback:
-            if f.result_shape is None:
+            shapes = jax.tree.leaves(f.result_shape)
+            if not shapes or not all(hasattr(x, "shape") for x in shapes):
                 raise TypeError(
                     "with callback=True inside a JAX transformation, result_shape must say what "
                     "the function returns of one instance, for example "
-                    "result_shape=jax.ShapeDtypeStruct((), 'float32')"
+                    f"jax.ShapeDtypeStruct((), 'float32'), or a tree of such; got {f.result_shape}"
                 )
             result, lead = f.result_shape, 0
         else:

@@ -12,7 +12,7 @@ def check_needs_no_gradient(y_true) -> None:
     if getattr(y_true, "requires_grad", False):
         raise TypeError(
             "y_true requires a gradient, but the loss is differentiable in theta only; "
-            "pass y_true.detach()"
+            "pass y_true.detach(), or the arguments in this order: theta, y_true"
         )
 
 

@@ -91,8 +91,10 @@ def _from_words(seed) -> Seed:
     words = np.asarray(seed)
     if words.shape != (2,) or words.dtype.kind not in "iu":
         got = type(seed).__name__
-        if words.shape[1:] == (2,) and words.dtype.kind in "iu":
+        if words.dtype.kind in "iu" and words.shape[1:] == (2,):
             got = f"{len(words)} of them: jax.vmap maps a call over keys"
+        elif words.dtype.kind in "iu" and words.shape == (4,):
+            got = "four words, as JAX's rbg keys have: pass jax.random.key_data(key)[:2]"
         raise TypeError(
             "seed must be an int, two uint32 words, a torch.Generator or a JAX key, got " + got
         )

@@ -50,7 +50,8 @@ def test_public_names_are_documented():
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
 def test_example_scripts_run(script, tmp_path, monkeypatch):
-    pytest.importorskip("torch" if "torch" in script.name else "matplotlib")
+    needed = [name for name in ("torch", "jax") if name in script.name] or ["matplotlib"]
+    pytest.importorskip(needed[0])
     monkeypatch.setattr("sys.argv", [str(script), str(tmp_path / "output.svg")])
     runpy.run_path(str(script), run_name="__main__")
     if "picture" in script.name:
