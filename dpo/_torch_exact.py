@@ -7,7 +7,8 @@ Up to a constant, ``F_eps`` is a sum over fixed nodes of smooth functions of the
     top-k   -int sum_{n < k} (k - n) P(#{j : X_j > t} = n) dt
     ranks   sum_i E X_i - int sum_{i < j} G_i G_j dt
 
-Plain and unfused, O(rows nodes d) memory: for second derivatives of gradients, not for training.
+Plain and unfused, O(rows nodes d) memory, k times that for top-k: for second derivatives of
+gradients, not for training.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .kernels.noise import FAMILIES, GUMBEL, NORMAL
 if TYPE_CHECKING:
     from ._exact import Expectation
 
-_MAX_TERMS = 2**27
+_MAX_TERMS = 2**24  # of 8 bytes, some thirty times over in the graph of a third derivative
 _ORDER = 4  # of derivatives, for which nodes are fine enough
 
 
@@ -94,7 +95,7 @@ def _nodes(exact: Expectation) -> tuple[torch.Tensor, torch.Tensor]:
     high = np.where(finite, theta + rule[2] * epsilon, -np.inf).max(1)
     step = min(rule[0], nodes.rules(*given, mirrored=True)[-1][0]) * epsilon.min(1)
     count = int(np.ceil(((high - low) / step).max(initial=1))) + 1
-    if not finite.all() or count * theta.size > _MAX_TERMS:
+    if not finite.all() or count * theta.size * k > _MAX_TERMS:
         raise NotImplementedError(
             "derivatives of this order are for finite scores whose spread is not too many "
             f"temperatures (here {count} nodes for {theta.shape[0]} x {d} scores); "

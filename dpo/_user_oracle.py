@@ -167,7 +167,13 @@ class UserOracle(Oracle):
         return solutions.reshape(scores.shape)
 
     def problem(self, shape: tuple[int, ...]) -> Problem:
-        return _problem(self, tuple(shape))
+        if all(type(n) is int for n in shape):
+            return _problem(self, tuple(shape))
+        # Symbols of a program, which asks what a row is like: of parameters one batch will do.
+        ndims = dict(self.declaration.parameter_ndim)
+        batches = (x.shape[: len(x.shape) - ndims[name]] for name, x in self.parameters)
+        event = map(int, shape[len(shape) - self.event_ndim :])
+        return _problem(self, (*np.broadcast_shapes(*batches), *event))
 
     def check_targets(self, targets: np.ndarray, shape: tuple[int, ...]) -> str | None:
         if not self.declaration.binary:

@@ -76,7 +76,9 @@ def test_every_estimate_is_that_of_the_fused_solver(family, reduction, epsilon):
         np.testing.assert_allclose(ours.standard_error, theirs.standard_error, rtol=1e-7, atol=1e-7)
         method = {"value": function}.get(of) or getattr(function, of)
         assert_close(method(THETA, *options.values(), seed=7), ours.mean)
-    assert_close(function.vjp_epsilon(THETA, V, seed=7), fused.vjp_epsilon(THETA, V, seed=7))
+    centred = THETA - THETA.mean(1, keepdims=True)  # which for fused solvers changes nothing
+    ours, theirs = (f.vjp_epsilon(centred, V, seed=7) for f in (function, fused))
+    assert_close(ours, theirs)
 
 
 def test_multiplicative_noise_is_that_of_the_fused_solver(reduction):
