@@ -14,8 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from ._engine import Kept, MeanAndError, Sampler
+from ._progress import reporting
 from ._seeds import as_int
-from ._solver import Solver, Window, reporting
+from ._solver import Solver, Window
 from .kernels.codes import JACOBIAN, JVP, MAXIMUM, MOMENTS, SCORE, VALUE, VJP
 
 _FIRST_WINDOW = 256
