@@ -110,6 +110,9 @@ class PerturbedFunction:
             object.__setattr__(self, name, value)
         for name in ("batched", "maximizer", "minimizes", "callback"):
             as_flag(name, getattr(self, name))
+        for name in ("__name__", "__doc__"):  # a decorated function keeps its own
+            if hasattr(self.fun, name):
+                object.__setattr__(self, name, getattr(self.fun, name))
         if self.maximizer and self.minimizes:
             raise ValueError("a function that minimizes is no maximizer: pass one of the two")
         if not (self.progress is None or self.progress is True or callable(self.progress)):

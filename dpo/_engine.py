@@ -164,9 +164,21 @@ class Sampler(NamedTuple):
     def _launch(self, operation: int, **parameters):
         if not is_host(self.theta):
             parameters["precision"] = self.precision
-        return kernels(self.theta).launch(
-            self.problem, self.theta, self.epsilon, self.draws, operation, **parameters
-        )
+        given = self.problem, self.theta, self.epsilon, self.draws, operation
+        try:
+            return kernels(self.theta).launch(*given, **parameters)
+        except ValueError as error:
+            raise self._placed(error) from None
+
+    def _placed(self, error: ValueError) -> ValueError:
+        """What is wrong with an instance (no path, say), with the first that it is wrong with."""
+        if len(self.theta) > 1:
+            for row in range(len(self.theta)):
+                try:
+                    self.of_rows(slice(row, row + 1))._launch(VALUE)
+                except ValueError:
+                    return ValueError(f"{error}; first in row {row} (all leading axes flattened)")
+        return error
 
     def _mean(self, sums) -> np.ndarray:
         """``ybar`` of a launch."""

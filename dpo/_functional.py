@@ -1,4 +1,9 @@
-"""One-call forms of the layer."""
+"""One-call forms of the layer.
+
+All are ``E[y*(theta + eps Z)]``, or a loss of it, for one solver ``y*`` each. Their ``parameters``
+are those of ``dpo.Perturbed``, ``seed`` is as there, results have theta's kind and dtype, and
+errors (``TypeError``, ``ValueError``) name the argument.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +24,10 @@ def _call(name: str, oracle: Oracle | type[Oracle], options: tuple, fields: dict
 
 
 def perturbed_argmax(theta, *, seed=None, **parameters):
-    """The perturbed argmax of each row, ``(..., d) -> (..., d)``; differentiable where theta is.
+    """``E[onehot(argmax_i theta_i + eps Z_i)]``, ``(..., d) -> (..., d)``; rows sum to 1.
 
-    ``parameters`` are those of ``dpo.Perturbed``: ``epsilon``, ``num_samples``, ``noise``, ...
+    ``parameters`` are those of ``dpo.Perturbed``: ``epsilon``, ``num_samples``, ``noise``, ... See
+    ``dpo.Argmax``; errors name the argument.
 
     >>> import numpy, dpo
     >>> theta = numpy.array([[0.0, 1.0], [3.0, 0.0]], dtype="float32")
@@ -32,7 +38,10 @@ def perturbed_argmax(theta, *, seed=None, **parameters):
 
 
 def perturbed_topk(theta, k: int, *, seed=None, **parameters):
-    """How often each coordinate is among the ``k`` largest; rows sum to k. See ``dpo.TopK``.
+    """``P(theta_i + eps Z_i is among the k largest)``, ``(..., d) -> (..., d)``; rows sum to k.
+
+    ``parameters`` are those of ``dpo.Perturbed``. Raises ``ValueError`` unless ``1 <= k <= d``. See
+    ``dpo.TopK``.
 
     >>> import dpo
     >>> dpo.perturbed_topk([0.1, 1.2, 0.9, -2.0], k=2, epsilon=0.01, seed=0)
@@ -42,7 +51,10 @@ def perturbed_topk(theta, k: int, *, seed=None, **parameters):
 
 
 def perturbed_ranks(theta, *, seed=None, **parameters):
-    """The mean rank of each coordinate, ascending: 1 is the smallest. See ``dpo.Ranks``.
+    """``E[rank of theta_i + eps Z_i]``, ``(..., d) -> (..., d)``, ascending: 1 is the smallest.
+
+    ``perturbed_ranks(-theta)`` gives rank 1 to the largest. ``parameters`` are those of
+    ``dpo.Perturbed``. See ``dpo.Ranks``; errors name the argument.
 
     >>> import dpo
     >>> dpo.perturbed_ranks([0.1, 1.2, 0.9, -2.0], epsilon=0.01, seed=0)
@@ -61,7 +73,11 @@ def perturbed_shortest_path(
     seed=None,
     **parameters,
 ):
-    """How often each cell is on the cheapest path, ``(..., H, W)``. See ``dpo.ShortestPath``.
+    """``P(cell is on the cheapest path for costs - eps Z)``, ``(..., H, W) -> (..., H, W)``.
+
+    ``neighbors``, ``source``, ``target`` and ``min_cost`` are those of ``dpo.ShortestPath``,
+    ``parameters`` those of ``dpo.Perturbed``. Raises ``ValueError`` where walls (+inf) leave an
+    instance no path.
 
     >>> import dpo
     >>> dpo.perturbed_shortest_path([[1.0, 1.0], [5.0, 1.0]], neighbors=4, epsilon=0.01, seed=0)
@@ -75,10 +91,18 @@ def perturbed_shortest_path(
 def fenchel_young_loss(
     theta, y_true, *, oracle: Oracle | None = None, seed=None, normalize=True, **parameters
 ):
-    """The Fenchel-Young loss of each instance, of the argmax by default; see ``Perturbed.loss``.
+    """``F_eps(theta) - <theta, y> + eps Omega(y)``, ``(..., d) -> (...)``; by default the argmax's.
 
-    Its gradient in ``theta`` is the perturbed optimum minus ``y_true``, exactly, with the same seed
-    (and the other way around where scores are costs).
+    ``F_eps(theta) = E max_y <y, theta + eps Z>``. The gradient in ``theta`` is the perturbed
+    optimum minus ``y_true``, exactly, with the same seed (the other way around where scores are
+    costs).
+    ``y_true``, of theta's shape, are solutions of ``oracle`` or means of solutions;
+    ``normalize=False`` leaves ``eps Omega(y)`` out. ``parameters`` are those of ``dpo.Perturbed``,
+    whose ``loss`` says more. Raises ``ValueError`` of targets that are no means of solutions.
+
+    >>> import dpo
+    >>> dpo.fenchel_young_loss([[0.0, 2.0]], [[0, 1]], noise="gumbel", epsilon=1.0, method="exact")
+    array([0.12692801])
     """
     named = {"seed": seed, "normalize": normalize}
     return _call("loss", oracle or Argmax, (), parameters, theta, y_true, **named)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools as ft
 import inspect
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -382,6 +383,13 @@ def _run(pool: Executor | None, jobs: Iterator[Callable]) -> Iterator[Any]:
     try:
         for future in futures:
             yield future.result()
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if "pickle" not in str(error):
+            raise
+        raise TypeError(
+            "processes need a function and arguments that can be pickled: define the function at "
+            f"the level of a module, and write f = dpo.perturbed(function) ({error})"
+        ) from error
     finally:
         for future in futures:
             future.cancel()

@@ -163,6 +163,39 @@ def test_targets(y_true, message):
             "without a path of finite cost from source to target",
         ),
         (
+            lambda: dpo.perturbed_shortest_path([[[1, 1.0]], [[np.inf, 1.0]]], seed=0),
+            ValueError,
+            "the dtype can hold; first in row 1",
+        ),
+        (
+            lambda: dpo.perturbed_argmax(np.ma.masked_array(THETA, THETA > 0), seed=0),
+            TypeError,
+            "theta has a mask, which would be lost",
+        ),
+        (
+            lambda: dpo.Perturbed()(THETA, seed=0, row_offset=2**32 - 1),
+            ValueError,
+            r"row_offset \+ the number of rows must be at most 2\*\*32",
+        ),
+        (
+            lambda: dpo.Perturbed(dpo.Ranks()).loss([0.5, -np.inf], [2.0, 1.0], seed=0),
+            ValueError,
+            "theta has infinite scores, to which ranks give weight",
+        ),
+        (lambda: dpo.Perturbed().vjp(THETA, None, seed=0), TypeError, "v must be an array .* None"),
+        (
+            lambda: dpo.Perturbed().loss(THETA, np.eye(3)[:2], seed=0, normalize="yes"),
+            TypeError,
+            "normalize must be True or False, got 'yes'",
+        ),
+        (
+            lambda: dpo.Perturbed(lambda scores: scores),
+            TypeError,
+            "a function is a layer by dpo.perturbed",
+        ),
+        (lambda: dpo.Perturbed(noise=dpo.Gumbel), ValueError, "forget the parentheses"),
+        (lambda: dpo.ShortestPath(min_cost=None), ValueError, "min_cost must be finite"),
+        (
             lambda: dpo.perturbed_shortest_path(np.full((4, 4), 1e38, np.float32), seed=0),
             ValueError,
             "add up to more than the dtype can hold",
