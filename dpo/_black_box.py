@@ -299,7 +299,6 @@ class PerturbedFunction:
             oracle="function",
             places=np.arange(len(scores.rows))[:, None],
             minimises=self.minimizes,
-            homogeneous=self.is_solver,
             solver=solver,
         )
         whole = whole._replace(

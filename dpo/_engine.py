@@ -89,17 +89,14 @@ def kept_words(
     return 2 * d + words if keeps else 0
 
 
-def centred_scores(problem: Problem, theta: np.ndarray) -> np.ndarray:
+def centred_scores(theta: np.ndarray) -> np.ndarray:
     """Finite scores less their row's mean, in float64; 0 for infinite ones.
 
-    Where all solutions have one sum (``problem.total``) a constant in the scores changes none, so
-    ``J 1 = 0``. The estimate of that is not 0: a derivative in epsilon by ``J theta`` would have
-    noise in proportion to the constant. Where sums differ, nothing is subtracted.
+    Where all solutions have one sum a constant in the scores changes none, so ``J 1 = 0``. The
+    estimate of that is not 0: ``J theta`` would have noise in proportion to the constant.
     """
     finite = np.isfinite(theta)
     scores = np.where(finite, theta, 0).astype(np.float64)
-    if problem.total is None:
-        return scores
     centre = scores.sum(1, keepdims=True) / np.maximum(finite.sum(1, keepdims=True), 1)
     return np.where(finite, scores - centre, 0.0)
 
@@ -472,12 +469,13 @@ class Sampler(NamedTuple):
     def epsilon_vjp(self, v: np.ndarray, product: np.ndarray | None, kept: Kept | None):
         """``v^T d y_eps / d eps``, shaped like ``epsilon``; ``product`` is ``vjp``'s, if at hand.
 
-        A solution that depends on the direction of the perturbed scores alone has
-        ``d y_eps / d eps = -(1 / eps) J theta``; in general scores ``s z - 1`` take the place of s.
+        Where all solutions have one sum it is ``-(1 / eps) J theta``, theta less its row's mean. In
+        general scores ``s z - 1`` take the place of s: their noise does not grow with theta, where
+        a constant in it would make that of ``J theta`` many times as large.
         """
-        if self._scales_with_scores:
+        if self._by_product:
             product = self.vjp(v, kept)[0] if product is None else product
-            terms = product * centred_scores(self.problem, self.theta)
+            terms = product * centred_scores(self.theta)
             return -terms.sum(1, keepdims=True) / self.epsilon.astype(np.float64)
         slope = self.vjp(v, kept, weighting=SCALE_SCORE)[0]
         return slope if self.epsilon.shape[1] > 1 else slope.sum(1, keepdims=True)
@@ -485,13 +483,13 @@ class Sampler(NamedTuple):
     def epsilon_jvp(self, t: np.ndarray) -> np.ndarray:
         """``sum t d y_eps / d eps``, (rows, d), for ``t`` shaped like ``epsilon``: the transpose of
         ``epsilon_vjp``, on the same samples."""
-        if self._scales_with_scores:
-            scores = centred_scores(self.problem, self.theta)
+        if self._by_product:
+            scores = centred_scores(self.theta)
             return self.jvp(-(t / self.epsilon.astype(np.float64)) * scores)[0]
         return self.jvp(t, weighting=SCALE_SCORE)[0]
 
     @property
-    def _scales_with_scores(self) -> bool:
-        """Whether ``y_eps`` depends on ``theta / eps`` alone."""
-        invariant = self.problem.homogeneous and not self.draws.multiplicative
-        return invariant and self.epsilon.shape[1] == 1
+    def _by_product(self) -> bool:
+        """Whether a derivative in the temperature comes of one in the scores."""
+        shared = self.epsilon.shape[1] == 1
+        return self.problem.total is not None and shared and not self.draws.multiplicative

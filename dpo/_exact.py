@@ -146,13 +146,13 @@ class Expectation(NamedTuple):
         if self.epsilon.shape[1] > 1:
             return self._launch(codes.SCALE, v)[:, 0]
         product = self.vjp(v)[0] if product is None else product
-        terms = product * centred_scores(self.whole.problem, self.theta)
+        terms = product * centred_scores(self.theta)
         return -terms.sum(1, keepdims=True) / self.epsilon
 
     def epsilon_jvp(self, t: np.ndarray) -> np.ndarray:
         """``sum t d y_eps / d eps``, (rows, d), for ``t`` shaped like ``epsilon``."""
         if self.epsilon.shape[1] == 1:
-            scores = centred_scores(self.whole.problem, self.theta)
+            scores = centred_scores(self.theta)
             return self.jvp((-(t / self.epsilon) * scores).astype(self.theta.dtype))[0]
         rows, d = self.theta.shape
         xp = namespace(self.theta)

@@ -154,7 +154,6 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         solution_words=solution_words,
         oracle=ORACLES.index(problem.oracle),
         sign=-1 if problem.minimises else 1,
-        has_total=problem.total is not None,
         source=places[0][0],
         target=places[0][1],
         kernel=kernel_index(kernel, theta.dtype.name),
@@ -181,7 +180,7 @@ def _serves(spec: Spec, theta, seeds, offsets, epsilon, *arrays) -> bool:
         and theta.dtype in (np.float32, np.float64)
         and all(x.dtype == theta.dtype for x in (epsilon, *arrays))
         and epsilon.shape[-oracle.event_ndim :] == (1,) * oracle.event_ndim
-        and ("epsilon" not in spec.operation or getattr(oracle, "min_cost", 0) == 0)
+        and ("epsilon" not in spec.operation or type(oracle) is not ShortestPath)
         and {seeds.dtype, offsets.dtype} <= set(ffi.DTYPES.values())
     )
 

@@ -55,8 +55,6 @@ class Parameters(NamedTuple):
     """An index into ``ORACLES``."""
     sign: int
     """-1 where scores are costs."""
-    has_total: int
-    """Whether all solutions have one sum."""
     source: int
     """Cells of a grid path."""
     target: int

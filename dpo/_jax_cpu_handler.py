@@ -266,17 +266,16 @@ def write_maximum(frame, p, c, like):
 
 
 @jitable
-def centre_scores(p, theta, scores):
+def centre_scores(theta, scores):
     """As ``_engine.centred_scores``, of a row."""
     count = 0
-    for i in range(p.d):
+    for i in range(theta.size):
         finite = np.isfinite(theta[i])
         scores[i] = theta[i] if finite else 0.0
         count += finite
-    if p.has_total:
-        centre = row_sum(scores) / max(count, 1)
-        for i in range(p.d):
-            scores[i] = scores[i] - centre if np.isfinite(theta[i]) else 0.0
+    centre = row_sum(scores) / max(count, 1)
+    for i in range(theta.size):
+        scores[i] = scores[i] - centre if np.isfinite(theta[i]) else 0.0
 
 
 @jitable
@@ -338,7 +337,7 @@ def write_adjoint(frame, p, c, like):
             adjoint(s, c, totals, p.sign, b, product[b])
         else:
             adjoint(s, c, totals, p.sign, b, x)
-            centre_scores(p, c.theta[b], scores)
+            centre_scores(c.theta[b], scores)
             for i in range(p.d):
                 x[i] *= scores[i]
             product[b, 0] = -row_sum(x) / np.float64(c.epsilons[b])
@@ -351,7 +350,7 @@ def fill_direction(p, c, direction):
     scores = np.empty(p.d)
     for b in range(direction.shape[0]):
         epsilon = np.float64(c.epsilons[b])
-        centre_scores(p, c.theta[b], scores)
+        centre_scores(c.theta[b], scores)
         for i in range(p.d):
             t = np.float64(c.beside[b, i if p.operation == PRODUCT else 0])
             if p.operation != PRODUCT:

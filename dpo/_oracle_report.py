@@ -79,8 +79,8 @@ _THEOREMS = {
     "temperature": _Theorem(
         "d y_eps / d eps = -(1 / eps) J theta, by homogeneity",
         (*_SOUND, "deterministic", "scale"),
-        "weigh solutions by s(z) z - 1, which is right for any function (the library does so where "
-        "a solver is declared not to be homogeneous)",
+        "weigh solutions by s(z) z - 1, which is right for any function (the library does so but "
+        "for Argmax, TopK and Ranks)",
         but_for_notes=False,
     ),
 }

@@ -183,7 +183,6 @@ class ShortestPath(Oracle):
             (height, width, self.neighbors, bits),
             (_kept_places if is_known else _places)(self, shape),
             minimises=True,
-            homogeneous=self.min_cost == 0,
         )
 
     def _cells(self, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -352,7 +352,6 @@ def _problem(oracle: UserOracle, shape: tuple[int, ...]) -> Problem:
         "user",
         places=np.ascontiguousarray(np.concatenate(words[ROW], 1)) if words[ROW] else None,
         minimises=declaration.minimises,
-        homogeneous=False,  # nothing is known of a function
         solver=BoundSolver(solver, layout, shared, sizes[WORK], low, high),
     )
 

@@ -57,8 +57,6 @@ class Problem(NamedTuple):
     """Whether scores are costs: samples then see ``theta - eps z``."""
     total: float | None = None
     """What the coordinates of every solution sum to, where that is the same for all."""
-    homogeneous: bool = True
-    """Whether scaling what a sample sees by a positive number changes no solution."""
     solver: BoundSolver | Callable | None = None
     """A user's function compiled into the kernels, where ``oracle`` is "user"; or what solves it
     where no kernel does, and ``places`` then holds the number of every row."""

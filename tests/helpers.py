@@ -99,9 +99,7 @@ def grid(height, width, neighbors=8, rows=1, source=0, target=-1, min_cost=0.0):
     """A shortest-path problem."""
     places = np.tile(np.array([source, target]) % (height * width), (rows, 1))
     bits = int(np.float64(min_cost).view(np.int64))
-    return codes.Problem(
-        "grid_path", (height, width, neighbors, bits), places, True, homogeneous=min_cost == 0
-    )
+    return codes.Problem("grid_path", (height, width, neighbors, bits), places, minimises=True)
 
 
 def require_numba_cuda():
