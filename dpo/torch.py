@@ -37,7 +37,8 @@ class Perturbed(nn.Module):
     oracle
         The solver, a ``dpo.Oracle``.
     epsilon
-        The temperature: a number or a tensor, see ``dpo.Perturbed``.
+        The temperature: a number or a tensor, see ``dpo.Perturbed``. ``module.epsilon = 0.1``
+        anneals it.
     learn_epsilon
         Make the temperature a parameter. Its logarithm is what is learned, so it stays positive.
     seed
@@ -90,6 +91,7 @@ class Perturbed(nn.Module):
         if self._is_learned or hasattr(self, "_epsilon"):
             held = self.log_epsilon if self._is_learned else self._epsilon
             value = torch.as_tensor(epsilon, dtype=held.dtype, device=held.device).detach()
+            check_temperatures(value.cpu().numpy())
             with torch.no_grad():
                 held.copy_(value.log() if self._is_learned else value)
         elif isinstance(epsilon, Tensor):
