@@ -169,13 +169,22 @@ class Sampler(NamedTuple):
 
     def _placed(self, error: ValueError) -> ValueError:
         """What is wrong with an instance (no path, say), with the first that it is wrong with."""
-        if len(self.theta) > 1:
-            for row in range(len(self.theta)):
-                try:
-                    self.of_rows(slice(row, row + 1))._launch(VALUE)
-                except ValueError:
-                    return ValueError(f"{error}; first in row {row} (all leading axes flattened)")
-        return error
+        first, end = 0, len(self.theta)
+        if end < 2 or not self._fails(0, end):
+            return error
+        while end - first > 1:
+            middle = (first + end) // 2
+            first, end = (first, middle) if self._fails(first, middle) else (middle, end)
+        return ValueError(f"{error}; first in row {first} (all leading axes flattened)")
+
+    def _fails(self, first: int, end: int) -> bool:
+        """Whether some of these rows have no solution."""
+        rows = self.of_rows(slice(first, end))
+        try:
+            kernels(rows.theta).launch(*rows[:4], VALUE)
+        except ValueError:
+            return True
+        return False
 
     def _mean(self, sums) -> np.ndarray:
         """``ybar`` of a launch."""
