@@ -14,7 +14,7 @@ import numpy as np
 from . import _trees as trees
 from ._arrays import as_companion, as_scores, kind_of
 from ._black_box_call import Call, estimate, perturbed_scores, to_user, watched
-from ._checks import Adaptive, as_flag, as_integer, check_estimated, is_traced
+from ._checks import Adaptive, as_flag, as_integer, check_estimated, class_hint, is_traced
 from ._designs import AnySampler, Grouped, adapt, designed, least_contribution, most_samples
 from ._device import as_host, launching_on
 from ._engine import MeanAndError
@@ -87,8 +87,10 @@ class PerturbedFunction:
     def __post_init__(self):
         is_oracle = isinstance(self.fun, type) and issubclass(self.fun, Oracle)
         if is_oracle or not callable(self.fun):
-            hint = " (did you forget the parentheses?)" if is_oracle else ""
-            raise TypeError(f"fun must be a function of perturbed scores, got {self.fun!r}{hint}")
+            raise TypeError(
+                f"fun must be a function of perturbed scores, got {self.fun!r}"
+                + class_hint(self.fun)
+            )
         layer = Perturbed(
             noise=self.noise,
             epsilon=self.epsilon,

@@ -130,6 +130,11 @@ def as_flag(name: str, value) -> bool:
     return bool(value)
 
 
+def class_hint(given: object) -> str:
+    """What to add to an error where a class was given in place of what it makes."""
+    return " (did you forget the parentheses?)" if isinstance(given, type) else ""
+
+
 def check_estimated(of: str, directed: bool) -> None:
     """What ``estimate`` is of, and whether it was given the direction that this needs."""
     as_choice("of", of, ("value", "max", "vjp", "jvp", "jacobian"))

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ._checks import class_hint
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -189,7 +191,7 @@ def as_noise(noise: Noise | str) -> Noise:
     if isinstance(noise, str) and noise.lower() in _BY_NAME:
         return _BY_NAME[noise.lower()]
     names = ", ".join(repr(name) for name in _BY_NAME)
-    hint = " (did you forget the parentheses?)" if isinstance(noise, type) else ""
     raise ValueError(
-        f"noise must be one of {names} or a dpo.Noise such as dpo.Normal(), got {noise!r}{hint}"
+        f"noise must be one of {names} or a dpo.Noise such as dpo.Normal(), got {noise!r}"
+        + class_hint(noise)
     )

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ._checks import as_integer
+from ._checks import as_integer, class_hint
 from .kernels.codes import Problem
 
 
@@ -177,11 +177,10 @@ class ShortestPath(Oracle):
     def problem(self, shape: tuple[int, ...]) -> Problem:
         height, width = shape[-2:]
         bits = int(np.float64(self.min_cost).view(np.int64))
-        is_known = all(type(n) is int for n in shape)  # a program's symbols are no key
         return Problem(
             "grid_path",
             (height, width, self.neighbors, bits),
-            (_kept_places if is_known else _places)(self, shape),
+            (_kept_places if is_concrete(shape) else _places)(self, shape),
             minimises=True,
         )
 
@@ -229,6 +228,11 @@ _kept_places = ft.lru_cache(maxsize=8)(_places)
 """They take longer than a few small paths."""
 
 
+def is_concrete(shape: tuple) -> bool:
+    """Whether a shape is of numbers, not of a program's symbols, which are no key."""
+    return all(type(n) is int for n in shape)
+
+
 def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
@@ -244,7 +248,7 @@ def as_oracle(oracle: Oracle) -> Oracle:
 
 def _oracle_hint(given: object) -> str:
     if isinstance(given, type):
-        return " (did you forget the parentheses?)"
+        return class_hint(given)
     if isinstance(getattr(given, "fun", None), Callable):  # type: ignore[arg-type]
         return ", which is a layer already: call it, or its max and loss"
     if callable(given):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ._arrays import as_scores
+from ._checks import class_hint
 from ._engine import Sampler
 from ._noise import Normal
 from ._oracles import Oracle, as_oracle
@@ -88,8 +89,9 @@ def as_candidate(oracle, shape, batched, minimizes, total, lower, asarray) -> Ca
         return _of_oracle(as_oracle(oracle), shape)
     fun = getattr(oracle, "fun", oracle)
     if not callable(fun) or isinstance(fun, type):
-        hint = " (did you forget the parentheses?)" if isinstance(fun, type) else ""
-        raise TypeError(f"oracle must be a dpo oracle or a function of scores, got {fun!r}{hint}")
+        raise TypeError(
+            f"oracle must be a dpo oracle or a function of scores, got {fun!r}{class_hint(fun)}"
+        )
     if shape is None:
         raise ValueError("the size of an instance is needed: pass d=10, or shape=(8, 12) for grids")
     if batched is None:

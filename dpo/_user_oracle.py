@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ._checks import as_flag
-from ._oracles import _TOLERANCE, Oracle, _first
+from ._oracles import _TOLERANCE, Oracle, _first, is_concrete
 from .kernels.codes import Problem
 from .kernels.user import (
     MAX_ENTRY,
@@ -167,7 +167,7 @@ class UserOracle(Oracle):
         return solutions.reshape(scores.shape)
 
     def problem(self, shape: tuple[int, ...]) -> Problem:
-        if all(type(n) is int for n in shape):
+        if is_concrete(shape):
             return _problem(self, tuple(shape))
         # Symbols of a program, which asks what a row is like: of parameters one batch will do.
         ndims = dict(self.declaration.parameter_ndim)
