@@ -69,8 +69,19 @@ def _is_small(memo_bytes: int, theta_bytes: int) -> bool:
     return memo_bytes <= max(_MEMO_BYTES, theta_bytes)
 
 
+def leaves_one_out(draws: Draws, centred: bool) -> bool:
+    """Whether a sample's derivative is centred by the mean of the others."""
+    return centred and draws.num_samples > 1 + (draws.design == ANTITHETIC)
+
+
 def kept_words(
-    problem: Problem, epsilon: np.ndarray, draws: Draws, rows: int, d: int, dtype: np.dtype
+    problem: Problem,
+    epsilon: np.ndarray,
+    draws: Draws,
+    centred: bool,
+    rows: int,
+    d: int,
+    dtype: np.dtype,
 ) -> int:
     """How many words a row what a value decided takes in a program; 0 where to decide again is
     cheaper, or it would be large.
@@ -82,11 +93,12 @@ def kept_words(
     launch, small = kernels(epsilon), _small_calls()
     if small.serves(problem, epsilon, draws, rows, d):
         return 0
+    mean = 2 * d if leaves_one_out(draws, centred) else 0
     if d <= _SMALL and draws.num_samples > FEW:
-        return 2 * d * (d + 2) if _outer_bytes(rows, d) <= _OUTER_BYTES else 0
+        return mean + 2 * d * (d + 1) if _outer_bytes(rows, d) <= _OUTER_BYTES else 0
     words = launch.memo_words(problem, epsilon, draws, d, dtype)
     keeps = words > 0 and _is_small(4 * rows * words, rows * d * dtype.itemsize)
-    return 2 * d + words if keeps else 0
+    return mean + words if keeps else 0
 
 
 def centred_scores(theta: np.ndarray) -> np.ndarray:
@@ -141,7 +153,7 @@ class Sampler(NamedTuple):
 
     @property
     def _loo(self) -> bool:
-        return self.centred and self.centre is None and self.num_samples > 1 + self._paired
+        return self.centre is None and leaves_one_out(self.draws, self.centred)
 
     @property
     def _divisor(self) -> int:
@@ -274,12 +286,15 @@ class Sampler(NamedTuple):
         rows, d = self.theta.shape
         if not is_host(self.theta):
             return 0
-        return kept_words(self.problem, self.epsilon, self.draws, rows, d, self.theta.dtype)
+        given = self.problem, self.epsilon, self.draws, self.centred
+        return kept_words(*given, rows, d, self.theta.dtype)
 
     def packed_forward(self) -> tuple[np.ndarray, np.ndarray]:
-        """``ybar``, and all of ``Kept`` as words that a program can hold, (rows, words) uint32."""
+        """``ybar``, and what derivatives need of ``Kept``, as words that a program can hold: (rows,
+        words) uint32."""
         kept = self._keeping(self._new_memo())
-        parts = (x for x in (kept.mean, kept.memo, kept.outer) if x is not None)
+        mean = kept.mean if self._loo else None
+        parts = (x for x in (mean, kept.memo, kept.outer) if x is not None)
         rows = len(self.theta)
         words = [np.ascontiguousarray(x).reshape(rows, -1).view(np.uint32) for x in parts]
         return kept.mean, np.concatenate(words, axis=1)
@@ -287,9 +302,9 @@ class Sampler(NamedTuple):
     def unpacked(self, words: np.ndarray) -> Kept:
         """What ``packed_forward`` packed, on the same samples."""
         rows, d = self.theta.shape
-        words = words.reshape(rows, -1)
-        mean = words[:, : 2 * d].copy().view(np.float64)
-        rest = words[:, 2 * d :].copy()
+        words, mean, rest = words.reshape(rows, -1), np.zeros((rows, d)), words
+        if self._loo:
+            mean, rest = words[:, : 2 * d].copy().view(np.float64), words[:, 2 * d :].copy()
         if self._by_jacobian:
             return Kept(mean, outer=rest.view(np.float64))
         memo = self._new_memo()

@@ -198,6 +198,12 @@ def get(values, kept, first):
             lines[b, i] = kept[b, first + i]
 
 
+@jitable
+def mean_words(s):
+    """How many words a row are of the mean, which come first."""
+    return 2 * s.d if is_loo(s) else 0
+
+
 # -------------------------------------------------------------------------------------- operations
 
 
@@ -211,13 +217,15 @@ def write_value(frame, p, c, like):
     done, counts, sums = launch(frame, p, c, operation, c.theta, c.theta, memo, like)
     means(counts, s, array(frame, RESULTS, 0, p, p.d, like))
     if p.kept > 0:
-        kept, mean = words_kept(frame, RESULTS, 1, p), np.empty((s.rows, s.d))
-        means(counts, s, mean)
-        put(mean, kept, 0)
+        kept = words_kept(frame, RESULTS, 1, p)
+        if is_loo(s):
+            mean = np.empty((s.rows, s.d))
+            means(counts, s, mean)
+            put(mean, kept, 0)
         if by_jacobian:
-            put(sums, kept, 2 * p.d)
+            put(sums, kept, mean_words(s))
         else:
-            put(memo, kept, 2 * p.d)
+            put(memo, kept, mean_words(s))
     return done
 
 
@@ -279,43 +287,40 @@ def centre_scores(theta, scores):
 
 
 @jitable
-def sums_of_jacobian(frame, p, c, mean, totals, like):
+def sums_of_jacobian(frame, p, c, mean, like):
     """``v^T sum (y - mean) s^T`` of every row."""
     s = samples_of(p)
+    totals = np.empty((s.rows, s.d))
     if p.kept > 0:
         done, outer = True, np.empty((s.rows, p.d + 1, p.d))
-        get(outer, words_kept(frame, OPERANDS, 5, p), 2 * p.d)
+        get(outer, words_kept(frame, OPERANDS, 5, p), mean_words(s))
     else:
         done, counts, sums = launch(frame, p, c, word(JACOBIAN), c.theta, c.theta, room(0), like)
         outer = sums.reshape((s.rows, p.d + 1, p.d))
         if is_loo(s):
             means(counts, s, mean)
     contract_sums(c.beside, mean, outer, totals)
-    return done
+    return done, totals
 
 
 @jitable
-def sums_of_vjp(frame, p, c, mean, totals, like):
+def sums_of_vjp(frame, p, c, mean, like):
     """``sum <v, y - mean> s`` of every row; centred samples decide first, unless that is kept."""
     s = samples_of(p)
-    done, memo = True, room(p.calls * p.memo_words)
+    memo = room(p.calls * p.memo_words)
     operation = word(VALUE if is_loo(s) and p.kept == 0 else VJP)
     if p.kept > 0:
-        get(memo, words_kept(frame, OPERANDS, 5, p), 2 * p.d)
+        get(memo, words_kept(frame, OPERANDS, 5, p), mean_words(s))
     centre = np.empty((s.rows, s.d), like.dtype)
     for b in range(s.rows):
         for i in range(s.d):
             centre[b, i] = mean[b, i]
-    while done:
+    while True:  # one place that launches: it is compiled once
         done, counts, sums = launch(frame, p, c, operation, c.beside, centre, memo, like)
-        if operation == VJP:
-            for b in range(s.rows):
-                for i in range(s.d):
-                    totals[b, i] = sums[b, 0, i]
-            break
+        if operation == VJP or not done:
+            return done, sums.reshape((s.rows, sums.shape[2]))
         means(counts, s, centre)
         operation = word(VJP)
-    return done
 
 
 @jitable
@@ -324,15 +329,14 @@ def write_adjoint(frame, p, c, like):
     s = samples_of(p)
     columns = p.d if p.operation == ADJOINT else 1
     product = array(frame, RESULTS, 0, p, columns, like)
-    mean, totals = np.zeros((s.rows, s.d)), np.empty((s.rows, s.d))
-    x, scores = np.empty(s.d), np.empty(s.d)
+    mean, x, scores = np.zeros((s.rows, s.d)), np.empty(s.d), np.empty(s.d)
     if p.kept > 0 and is_loo(s):
         get(mean, words_kept(frame, OPERANDS, 5, p), 0)
     if p.by_jacobian:
-        done = sums_of_jacobian(frame, p, c, mean, totals, like)
+        done, totals = sums_of_jacobian(frame, p, c, mean, like)
     else:
-        done = sums_of_vjp(frame, p, c, mean, totals, like)
-    for b in range(s.rows):
+        done, totals = sums_of_vjp(frame, p, c, mean, like)
+    for b in range(s.rows if done else 0):
         if p.operation == ADJOINT:
             adjoint(s, c, totals, p.sign, b, product[b])
         else:

@@ -176,7 +176,7 @@ class ShortestPath(Oracle):
 
     def problem(self, shape: tuple[int, ...]) -> Problem:
         height, width = shape[-2:]
-        bits = int(np.float64(self.min_cost).view(np.int64))
+        bits = int(np.float64(self.min_cost + 0.0).view(np.int64))  # 0, not -0
         return Problem(
             "grid_path",
             (height, width, self.neighbors, bits),

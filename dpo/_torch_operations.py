@@ -154,7 +154,8 @@ def words_to_keep(layer: Perturbed, theta, epsilon, axes: int, keep: bool) -> in
     )
     dtype = np.dtype(np.float64 if theta.dtype == torch.float64 else np.float32)
     rows, temperatures = math.prod(own[: axes - event]), np.empty((0, columns))
-    return kept_words(layer.oracle.problem(own), temperatures, draws, rows, d, dtype)
+    centred, problem = layer.variance_reduction != "none", layer.oracle.problem(own)
+    return kept_words(problem, temperatures, draws, centred, rows, d, dtype)
 
 
 def like_epsilon(layer, theta, epsilon, *rest):

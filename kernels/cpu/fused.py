@@ -46,6 +46,7 @@ from ..codes import (
     MAXIMUM,
     MOMENTS,
     MULTIPLICATIVE,
+    SCALE_SCORE,
     SCORE,
     VALUE,
     VJP,
@@ -67,14 +68,22 @@ def room(wanted, rows, columns, like):
 
 
 @jitable
+def copy_row(row, room):
+    """``room[: row.size] = row``; of arrays that are one row's, as slices are copied one by one."""
+    for i in range(row.size):
+        room[i] = row[i]
+
+
+@jitable
 def load_row(prepare, theta, scale, b, kind, padded, scales):
     """Row ``b``'s scores and temperatures, as the solver's noise will meet them."""
     d = theta.shape[1]
-    padded[:d] = theta[b]
+    copy_row(theta[b], padded)
     if scale.shape[1] > 1:
-        scales[:d] = scale[b]
+        copy_row(scale[b], scales)
     else:
-        scales[:d] = scale[b, 0]
+        for i in range(d):
+            scales[i] = scale[b, 0]
     prepare(padded, scales, d, kind)
 
 
@@ -100,6 +109,16 @@ def copy_solutions(y, d, count, solutions):
 
 
 @jitable
+def is_zero(values):
+    """Whether all entries of a two-dimensional array are."""
+    found = False
+    for b in range(values.shape[0]):
+        for i in range(values.shape[1]):
+            found |= values[b, i] != 0
+    return not found
+
+
+@jitable
 def transpose(rows, lanes):
     """``lanes[i, lane] = rows[lane, i]``, of rows that are padded to whole ``row_width``s."""
     width = row_width(lanes)
@@ -115,8 +134,7 @@ def transpose(rows, lanes):
 def gather(values, which, rows, lanes):
     """``lanes[i, lane] = values[which[lane], i]``; ``rows`` is scratch."""
     for lane in range(LANES):
-        for i in range(values.shape[1]):
-            rows[lane, i] = values[which[lane], i]
+        copy_row(values[which[lane]], rows[lane])
     transpose(rows, lanes)
 
 
@@ -138,20 +156,23 @@ def take_seats(
     """Lane ``l`` gets problem ``k = n + l`` of ``problems``; lanes beyond repeat the last.
 
     With ``window``'s number of samples a row, and first sample, problem ``k`` is sample ``k % M``
-    of row ``first_row + k // M``.
+    of row ``first_row + k // M``. Scores and temperatures come along if wanted.
     """
     x, e, samples, rows, which, padded, scales = seats
     for lane in range(LANES):
         b, m = divmod(min(n + lane, problems - 1), window[0])
         b += first_row
         which[lane], rows[lane], samples[lane] = b, row_ids[b], window[1] + m
+        if not wants_scores:
+            continue
         if lane > 0 and b == which[lane - 1]:
-            padded[lane] = padded[lane - 1]
-            scales[lane] = scales[lane - 1]
+            copy_row(padded[lane - 1], padded[lane])
+            copy_row(scales[lane - 1], scales[lane])
         else:
             load_row(prepare, theta, scale, b, kind, padded[lane], scales[lane])
-    if wants_scores:
-        transpose(padded, x)
+    if not wants_scores:
+        return
+    transpose(padded, x)
     if scale.shape[1] > 1:
         transpose(scales, e)
     else:
@@ -413,6 +434,8 @@ def run_few(
     work = workspace(theta, options, LANES)
     noted = np.empty((min(1, len(memo)), memo.shape[2], LANES), np.int32)
     known = operation == VJP and memo.size > 0
+    centred = operation == VJP and not is_zero(mean)  # not with one sample
+    centre[...] = theta.dtype.type(0.0)
     for block in range(block_begin, block_end):
         first = block * LANES
         problems = min(LANES, theta.shape[0] - first) * num_samples
@@ -420,7 +443,7 @@ def run_few(
             count = min(LANES, problems - n)
             take_seats(
                 prepare, seats, theta, scale, row_ids, draw[1], first, window, n, problems,
-                p.size > 0,
+                p.size > 0 or draw[3] == SCALE_SCORE,
             )  # fmt: skip
             fill(draw, key, directions, samples, ids, x, e, d, LANES, p, s, s[:0])
             if known:
@@ -433,7 +456,8 @@ def run_few(
                 copy_notes(known, seats, window, count, memo, noted)
             if operation == VJP:
                 gather(v, which, padded, directed)
-                gather(mean, which, padded, centre)
+                if centred:
+                    gather(mean, which, padded, centre)
                 add.project(y, d, LANES, directed, centre, pull, weights)
                 add.add_rows_of_terms(weights, s, d, count, paired, which, rows, sums)
             else:

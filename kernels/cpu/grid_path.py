@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bits import bits_float, select
+from ..bits import bits_float, float_bits, select
 from ._jit import jitable, kernel
 from .bit_memo import note, recall, words
 from .fused import run_tasks
-from .simd import LANES, any_lane, broadcast, lane_array, load, smaller, store
+from .simd import LANES, any_lane, broadcast, lane_array, load, own_column, smaller, store
 
 NS_PER_COORDINATE = 3.0
 RECALL_READS_SCORES = False
@@ -43,15 +43,14 @@ def memo_words(problem, d, dtype):
 
 @jitable
 def workspace(theta, options, lanes):
-    """Distances with a halo, clipped costs, steps back, flags; a lane's cell; scratch for ties."""
+    """Distances with a halo, clipped costs, flags; lanes' cells and places; scratch for ties."""
     height, width = options[0], options[1]
     distance = lane_array((height + 2) * (width + 2), LANES, theta)
     costs = lane_array(height * width, LANES, theta)
-    back = lane_array(height * width, LANES, np.empty(0, np.int32))
     dirty = np.zeros((2, height + 2), np.bool_)
-    cells = np.empty(LANES, np.int64)
+    cells, places = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     scratch = np.empty(height * width, np.int64), np.full(height * width, -1, np.int64)
-    return distance, costs, back, dirty, cells, scratch
+    return distance, costs, dirty, (cells, places), scratch
 
 
 # ------------------------------------------------------------------------------------ relaxation
@@ -67,7 +66,7 @@ def inner(cell, width):
 def relax_rightwards(distance, costs, row, other, width, diagonal):
     """Relax a row from row ``other`` beside it and from the left; whether anything fell."""
     here, there = (row + 1) * (width + 2), (other + 1) * (width + 2)
-    fell = broadcast(False)
+    fell = broadcast(float_bits(distance.dtype.type(0)))  # bits that changed
     left = broadcast(distance.dtype.type(np.inf))
     before, beside = load(distance, there * LANES), load(distance, (there + 1) * LANES)
     for c in range(width):
@@ -76,10 +75,10 @@ def relax_rightwards(distance, costs, row, other, width, diagonal):
         old = load(distance, (here + c + 1) * LANES)
         # What comes from the left joins last: the next column waits for it.
         left = smaller(smaller(best, left) + load(costs, (row * width + c) * LANES), old)
-        fell = fell | (left < old)
+        fell = fell | (float_bits(left) ^ float_bits(old))
         store(distance, (here + c + 1) * LANES, left)
         before, beside = beside, after
-    return any_lane(fell)
+    return any_lane(fell != 0)
 
 
 @kernel
@@ -136,41 +135,67 @@ def start(p, at, d, least, costs, distance):
 
 
 @jitable
-def explained(d_u, w, d_v, step, first):
-    """``step`` in the lanes where neighbour ``u`` explains ``v`` from a smaller distance."""
-    return select((d_u + w == d_v) & (d_u < d_v), np.int32(step), first)
+def back_to(i, j, distance, places, width, w, d_v, found):
+    """``found``, or where the neighbour (i, j) away explains ``v``'s distance from a smaller one:
+    the step to it among cells and among distances, and its distance."""
+    stride = i * (width + 2) + j
+    d_u = own_column(distance, places, stride)
+    explains = (d_u + w == d_v) & (d_u < d_v)
+    return (
+        select(explains, np.int32(i * width + j), found[0]),
+        select(explains, np.int32(stride), found[1]),
+        select(explains, d_u, found[2]),
+    )
 
 
 @kernel
-def steps_back(distance, costs, height, width, diagonal, back):
-    """``back[v]``, the step from ``v`` to the cell that the way to it comes from, or 0.
+def walk(distance, costs, width, diagonal, cells, places, y, at):
+    """Mark every lane's way on from ``cells``, to where no smaller distance explains a cell's.
 
-    There is none from the source, nor where only equal distances explain ``v``'s.
+    ``places`` are those of the cells among distances.
     """
-    down = width + 2  # a row further, in ``distance``
-    for row in range(height):
-        for c in range(width):
-            v, x = row * width + c, (row + 1) * down + c + 1
-            d_v, w = load(distance, x * LANES), load(costs, v * LANES)
-            step = broadcast(np.int32(0))
-            # From the last neighbour to the first, which stays.
-            if diagonal:
-                step = explained(load(distance, (x + down + 1) * LANES), w, d_v, width + 1, step)
-            step = explained(load(distance, (x + down) * LANES), w, d_v, width, step)
-            if diagonal:
-                step = explained(load(distance, (x + down - 1) * LANES), w, d_v, width - 1, step)
-            step = explained(load(distance, (x + 1) * LANES), w, d_v, 1, step)
-            step = explained(load(distance, (x - 1) * LANES), w, d_v, -1, step)
-            if diagonal:
-                step = explained(load(distance, (x - down + 1) * LANES), w, d_v, 1 - width, step)
-            step = explained(load(distance, (x - down) * LANES), w, d_v, -width, step)
-            if diagonal:
-                step = explained(load(distance, (x - down - 1) * LANES), w, d_v, -1 - width, step)
-            store(back, v * LANES, step)
+    d_v = own_column(distance, places, 0)
+    moving = True
+    while moving:
+        for lane in range(LANES):
+            y[cells[lane], at + lane] = 1
+        w = own_column(costs, cells, 0)
+        found = broadcast(np.int32(0)), broadcast(np.int32(0)), d_v
+        # From the last neighbour to the first, which stays.
+        if diagonal:
+            found = back_to(1, 1, distance, places, width, w, d_v, found)
+        found = back_to(1, 0, distance, places, width, w, d_v, found)
+        if diagonal:
+            found = back_to(1, -1, distance, places, width, w, d_v, found)
+        found = back_to(0, 1, distance, places, width, w, d_v, found)
+        found = back_to(0, -1, distance, places, width, w, d_v, found)
+        if diagonal:
+            found = back_to(-1, 1, distance, places, width, w, d_v, found)
+        found = back_to(-1, 0, distance, places, width, w, d_v, found)
+        if diagonal:
+            found = back_to(-1, -1, distance, places, width, w, d_v, found)
+        step, stride, d_v = found
+        moving = any_lane(step != 0)
+        store(cells, 0, load(cells, 0) + step)
+        store(places, 0, load(places, 0) + stride)
 
 
 @kernel
-def leave_tie(distance, costs, back, v, source, size, lane, scratch, y, column):
+def leads_on(distance, costs, v, size, lane):
+    """Whether a neighbour of smaller distance explains the distance of ``v``."""
+    width, diagonal = size[1], size[2]
+    place = inner(v, width)
+    d_v, w = distance[place, lane], costs[v, lane]
+    found = False
+    for i in range(-1, 2):
+        for j in range(-1, 2):
+            d_u = distance[place + i * (width + 2) + j, lane]
+            found |= (diagonal or i * j == 0) and d_u < d_v and d_u + w == d_v
+    return found
+
+
+@kernel
+def leave_tie(distance, costs, v, source, size, lane, scratch, y, column):
     """Mark the way from ``v``, through equal distances, to where a smaller one comes before.
 
     Breadth first, neighbours in row-major order: the first such cell to be reached ends the way
@@ -194,7 +219,7 @@ def leave_tie(distance, costs, back, v, source, size, lane, scratch, y, column):
             if distance[place + i * (width + 2) + j, lane] + w == d_x and towards[u] < 0:
                 queue[reached], towards[u] = u, x
                 reached += 1
-                if back[u, lane] != 0 or u == source:
+                if u == source or leads_on(distance, costs, u, size, lane):
                     found = u
                     break
     u = found
@@ -207,30 +232,14 @@ def leave_tie(distance, costs, back, v, source, size, lane, scratch, y, column):
 
 
 @kernel
-def walk(back, cells, y, at):
-    """Mark every lane's way on from ``cells``, to where no step back is known."""
-    for lane in range(0, LANES, 4):  # side by side, since a step waits for the one before
-        v0, v1, v2, v3 = cells[lane], cells[lane + 1], cells[lane + 2], cells[lane + 3]
-        moving = True
-        while moving:
-            y[v0, at + lane] = y[v1, at + lane + 1] = 1
-            y[v2, at + lane + 2] = y[v3, at + lane + 3] = 1
-            step0, step1 = back[v0, lane], back[v1, lane + 1]
-            step2, step3 = back[v2, lane + 2], back[v3, lane + 3]
-            v0, v1, v2, v3 = v0 + step0, v1 + step1, v2 + step2, v3 + step3
-            moving = (step0 | step1 | step2 | step3) != 0
-        cells[lane], cells[lane + 1], cells[lane + 2], cells[lane + 3] = v0, v1, v2, v3
-
-
-@kernel
 def mark_paths(work, size, places, which, count, y, at):
     """Mark the paths of lanes in ``y``; raises if one of ``count`` has none of finite cost."""
-    distance, costs, back, _, cells, scratch = work
+    distance, costs, _, (cells, halo), scratch = work
     for lane in range(LANES):
         if lane == 0 or which[lane] != which[lane - 1]:
             target = places[which[lane], 1]
             place = inner(target, size[1])
-        cells[lane] = target
+        cells[lane], halo[lane] = target, place
         if lane < count and not distance[place, lane] < np.inf:
             raise ValueError(
                 "theta has an instance without a path of finite cost from source to target: "
@@ -238,15 +247,16 @@ def mark_paths(work, size, places, which, count, y, at):
             )
     arrived = False
     while not arrived:
-        walk(back, cells, y, at)
+        walk(distance, costs, size[1], size[2], cells, halo, y, at)
         arrived = True
         for lane in range(count):
             source = places[which[lane], 0]
             if cells[lane] != source:
                 arrived = False
                 cells[lane] = leave_tie(
-                    distance, costs, back, cells[lane], source, size, lane, scratch, y, at + lane
+                    distance, costs, cells[lane], source, size, lane, scratch, y, at + lane
                 )
+                halo[lane] = inner(cells[lane], size[1])
 
 
 # ------------------------------------------------------------------------------------ the oracle
@@ -260,7 +270,7 @@ def prepare(theta, scale, d, kind):
 @jitable
 def solve(p, d, count, places, which, options, work, y):
     """Distances of a block of lanes, then their paths."""
-    distance, costs, back, dirty, _, _ = work
+    distance, costs, dirty, _, _ = work
     size = options[0], options[1], options[2] == 8
     height, width, diagonal = size
     least = bits_float(options[3])
@@ -274,7 +284,6 @@ def solve(p, d, count, places, which, options, work, y):
                 dirty[0, source // width + 1] = True
             distance[place, lane] = costs[source, lane]
         relax(distance, costs, height, width, diagonal, dirty)
-        steps_back(distance, costs, height, width, diagonal, back)
         mark_paths(work, size, places, which, min(LANES, count - at), y, at)
 
 

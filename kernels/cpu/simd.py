@@ -300,6 +300,43 @@ def store_quad(typing_context, rows, i, a, b, c, d):
     return types.void(rows, types.intp, a, b, c, d), codegen
 
 
+@intrinsic
+def _own_column(typing_context, array, rows, step):
+    result = Vector(array.dtype)
+
+    def codegen(context, builder, sig, args):
+        index = ir.IntType(64)
+        width = ir.Constant(index, LANES)
+        base, rows = (
+            make_array(t)(context, builder, x).data
+            for t, x in zip(sig.args[:2], args, strict=False)
+        )
+        # A pointer that all lanes share: the addresses of lanes are the same for every ``step``.
+        base = builder.gep(base, [builder.mul(args[2], width)])
+        vector = ir.Constant(context.get_value_type(result), ir.Undefined)
+        for lane in range(LANES):
+            number = ir.Constant(index, lane)
+            row = builder.sext(builder.load(builder.gep(rows, [number])), index)
+            entry = builder.load(builder.gep(base, [builder.add(builder.mul(row, width), number)]))
+            vector = builder.insert_element(vector, entry, number)
+        return vector
+
+    return result(array, rows, types.intp), codegen
+
+
+@register_jitable(forceinline=True)
+def own_column(array, rows, step):
+    """``array[rows[lane] + step, lane]`` of an (n, 32) array.
+
+    ``rows``, (32,) int32, is read from memory, where an entry is sooner at hand than in a register.
+    """
+    if CHECK_BOUNDS:
+        i = load(rows, 0)
+        if any_lane((i < np.int32(-step)) | (i >= np.int32(array.shape[0] - step))):
+            raise IndexError("rows of lanes out of bounds")
+    return _own_column(array, rows, step)
+
+
 _CACHE_LINE = 64
 
 
@@ -376,14 +413,20 @@ def low_words(typing_context, x):
 
 @intrinsic
 def smaller(typing_context, a, b):
-    """The smaller of two real vectors, lane by lane; neither has a NaN.
+    """The smaller of two vectors of reals that are not negative (nor NaN, nor -0), lane by lane.
 
     A ``select`` would do, but of one that is stored to where ``b`` was loaded from LLVM makes a
-    masked store, which a later load must wait for on Zen 4.
+    masked store, which a later load must wait for on Zen 4. Bits of such float32 are ordered as
+    they are, and the minimum of integers takes a cycle where that of reals takes two to four, on
+    units that do not add. (There is none of 64 bits before AVX-512.)
     """
 
     def codegen(context, builder, sig, args):
-        return call_llvm(builder, "minnum", args, fastmath=("nnan", "nsz"))
+        if a.dtype == types.float64:
+            return call_llvm(builder, "minnum", args, fastmath=("nnan", "nsz"))
+        words = ir.VectorType(_INT32, LANES)
+        least = call_llvm(builder, "smin", [builder.bitcast(x, words) for x in args])
+        return builder.bitcast(least, args[0].type)
 
     return a(a, b), codegen
 
@@ -541,15 +584,15 @@ def convert(context, builder, value, from_dtype, to_dtype):
 
 
 def call_llvm(builder, name, args, fastmath=()):
-    """Call an LLVM intrinsic of real arguments, say ``fma`` or ``sqrt``, on scalars or on lanes."""
-    real = args[0].type
-    element = real.element if isinstance(real, ir.VectorType) else real
-    suffix = "f32" if isinstance(element, ir.FloatType) else "f64"
-    lanes = f"v{LANES}" if isinstance(real, ir.VectorType) else ""
-    full_name = f"llvm.{name}.{lanes}{suffix}"
+    """Call an LLVM intrinsic of arguments and a result of one type, say ``fma``, or of lanes."""
+    result = args[0].type
+    element = result.element if isinstance(result, ir.VectorType) else result
+    lanes = f"v{LANES}" if isinstance(result, ir.VectorType) else ""
+    full_name = f"llvm.{name}.{lanes}{element.intrinsic_name}"
     function = builder.module.globals.get(full_name)
     if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(real, [real] * len(args)), full_name)
+        arguments = [x.type for x in args]
+        function = ir.Function(builder.module, ir.FunctionType(result, arguments), full_name)
     return builder.call(function, args, fastmath=fastmath)
 
 

@@ -289,10 +289,10 @@ def add_rows_of_solutions(y, d, count, paired, which, rows, counts):
                 float64(of_pair(paired and slot == 1, load(y, (i + 3) * LANES))),
             )  # fmt: skip
         for lane in range(count):
-            b = which[lane]
+            solution, count_row = rows[lane], counts[which[lane], slot]
             for i in range(d):
-                x = np.int64(rows[lane, i])
-                counts[b, slot, i] += x if slot == 0 else x * x
+                x = np.int64(solution[i])
+                count_row[i] += x if slot == 0 else x * x
 
 
 @jitable
@@ -318,9 +318,9 @@ def add_rows_of_terms(weights, s, d, count, paired, which, rows, sums):
                     squared_term(paired, t2), squared_term(paired, t3),
                 )  # fmt: skip
         for lane in range(count):
-            b = which[lane]
+            terms, total = rows[lane], sums[which[lane], slot]
             for i in range(d):
-                sums[b, slot, i] += rows[lane, i]
+                total[i] += terms[i]
 
 
 @kernel
