@@ -29,7 +29,7 @@ from numba.core.ccallback import CFunc
 from . import _jax_cpu_checks, _jax_cpu_frames, _jax_cpu_handler, _jax_cpu_kernels, _jax_cpu_threads
 from . import _jax_ffi as ffi
 from ._engine import _OUTER_BYTES, _SMALL, _is_small, _outer_bytes
-from ._jax_cpu_frames import OPERATIONS, OPTIONS, ORACLES, Parameters
+from ._jax_cpu_frames import ENTROPY, NONE, OPERATIONS, OPTIONS, ORACLES, TOTAL, Parameters
 from ._jax_cpu_handler import WRITES
 from ._jax_cpu_kernels import form, kernel_index, load_kernel, module
 from ._noise import as_noise
@@ -147,7 +147,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         words=seeds.shape[-1] if seeds.ndim > mapped else 1,
         by_theta="theta" in spec.slopes,
         by_epsilon="epsilon" in spec.slopes,
-        entropy=spec.operation == "loss" and spec.options[0] and family == GUMBEL,
+        offset=_offset(spec, problem, family),
         kept=spec.kept,
         by_jacobian=by_jacobian,
         memo_words=memo_words,
@@ -172,7 +172,6 @@ def _serves(spec: Spec, theta, seeds, offsets, epsilon, *arrays) -> bool:
     return (
         spec.operation in OPERATIONS
         and type(oracle) in (Argmax, TopK, Ranks, ShortestPath)
-        and (spec.operation != "loss" or type(oracle) is Argmax)
         and isinstance(layer.num_samples, int)
         and layer.perturbation == "additive"
         and layer.variance_reduction in ("loo", "none")
@@ -180,9 +179,17 @@ def _serves(spec: Spec, theta, seeds, offsets, epsilon, *arrays) -> bool:
         and theta.dtype in (np.float32, np.float64)
         and all(x.dtype == theta.dtype for x in (epsilon, *arrays))
         and epsilon.shape[-oracle.event_ndim :] == (1,) * oracle.event_ndim
-        and ("epsilon" not in spec.operation or type(oracle) is not ShortestPath)
         and {seeds.dtype, offsets.dtype} <= set(ffi.DTYPES.values())
     )
+
+
+def _offset(spec: Spec, problem: Problem, family: int) -> int:
+    """What ``_dual.py`` says of it: of noise of mean zero there is none."""
+    if spec.operation != "loss" or not spec.options[0] or family != GUMBEL:
+        return NONE
+    if problem.oracle == "argmax":
+        return ENTROPY
+    return NONE if problem.total is None else TOTAL
 
 
 def _written(operation: str) -> str:

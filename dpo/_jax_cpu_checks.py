@@ -13,20 +13,25 @@ from . import _jax_ffi as ffi
 from ._arrays import as_companion, as_scores
 from ._checks import check_temperatures
 from ._jax_cpu_frames import (
+    GRID_PATH,
     LOSS_OF,
     LOW,
+    NONE,
     OPERANDS,
+    OPERATIONS,
     ORACLES,
+    RANKS,
     Parameters,
     array,
     array_beside,
     first_of,
     parameters,
     seed_of,
+    total_of,
     words,
 )
 from ._jax_operations import Spec, run
-from ._losses import check_targets
+from ._losses import check_loss_scores, check_targets
 from ._noise import Gumbel, Logistic, Normal
 from ._oracles import Argmax, Oracle, Ranks, ShortestPath, TopK
 from ._perturbed import Perturbed
@@ -57,20 +62,65 @@ def looks_wrong(frame, p, like):
         wrong |= not (epsilon[b, 0] > 1.001e-30 and epsilon[b, 0] < 0.999e30)
     if p.operation >= LOSS_OF:
         beside = array_beside(frame, p, like)
-        wrong |= off_simplex(beside) if p.operation == LOSS_OF else _has_not_finite(beside)
+        if p.operation != LOSS_OF:
+            return wrong | _has_not_finite(beside)
+        if p.oracle == RANKS:
+            return wrong | _has_not_finite(theta) | no_ranks(beside)
+        wrong |= outside(beside, 0.0, 1.0)
+        if p.oracle == GRID_PATH:
+            return wrong | astray(beside, p.source, p.target)
+        return wrong | off_total(beside, total_of(frame, p))
+    return wrong
+
+
+_CLOSE = 0.9e-3
+"""A little less than the tolerance of ``Oracle.check_targets``."""
+
+
+@jitable
+def outside(y, low, high):
+    """Whether an entry may lie outside ``low .. high``."""
+    wrong = False
+    for b in range(y.shape[0]):
+        for i in range(y.shape[1]):
+            wrong |= not (y[b, i] > low - _CLOSE and y[b, i] < high + _CLOSE)
     return wrong
 
 
 @jitable
-def off_simplex(y):
-    """Whether a row may not be a mean of one-hot rows."""
+def off_total(y, total):
+    """Whether a row may not add up to that."""
     wrong = False
     for b in range(y.shape[0]):
-        total = 0.0
+        sum_of_row = 0.0
         for i in range(y.shape[1]):
-            wrong |= not (y[b, i] > -0.9e-3 and y[b, i] < 1.0009)
-            total += y[b, i]
-        wrong |= not abs(total - 1.0) < 0.9e-3
+            sum_of_row += y[b, i]
+        wrong |= not abs(sum_of_row - total) < _CLOSE * max(1.0, total)
+    return wrong
+
+
+@jitable
+def astray(y, source, target):
+    """Whether a path may miss one of its ends."""
+    wrong = False
+    for b in range(y.shape[0]):
+        for end in (source, target):
+            wrong |= not abs(y[b, end] - 1.0) < _CLOSE
+    return wrong
+
+
+@jitable
+def no_ranks(y):
+    """Whether a row is no permutation of 1 .. d: a mean of several is for Python to judge."""
+    d, wrong = y.shape[1], False
+    met = np.full(d + 1, -1, np.int64)
+    for b in range(y.shape[0]):
+        for i in range(d):
+            if not (y[b, i] >= 1 and y[b, i] <= d):
+                return True
+            rank = np.int64(y[b, i])
+            wrong |= rank != y[b, i] or met[rank] == b
+            met[rank] = b
     return wrong
 
 
@@ -98,37 +148,65 @@ def _complain(p: Parameters, oracle: Oracle, theta, seeds, offsets, epsilon, *ar
         as_seed(seed if p.words == 2 else seed[0], "numpy")
     for pair in offsets.reshape(p.calls, 2):
         layer._check_sample_offset(as_place(None, *pair).sample_offset)
-    if arrays and p.operation == LOSS_OF:
+    if p.operation == LOSS_OF:
+        check_loss_scores(oracle, scores.rows)
         check_targets(arrays[0], as_companion(arrays[0], "y_true", scores), oracle, scores.shape)
     elif arrays:
         as_companion(arrays[0], "a tangent", scores)
 
 
-def _solve_again(p: Parameters, oracle: Oracle, theta, seeds, offsets, epsilon, *_) -> None:
-    """Raise what a kernel raised."""
+def _again(p: Parameters, oracle: Oracle, theta, seeds, offsets, epsilon, *arrays, **spec) -> tuple:
+    """An operation of the layer's, by NumPy; ``spec`` are fields of a ``Spec``."""
     event = theta.shape[theta.ndim - oracle.event_ndim :]
     noise = next(n for n in (Normal(), Gumbel(), Logistic()) if n.family == p.family)
     layer = Perturbed(oracle, num_samples=p.num_samples, noise=noise)._at(1.0)
-    run(
+    return run(
         theta.reshape(p.calls, p.rows, *event),
         seeds.reshape((p.calls, 2) if p.words == 2 else p.calls),
         offsets.reshape(p.calls, 2),
         epsilon.reshape(p.calls, p.rows, *(1 for _ in event)),
-        spec=Spec("value", layer, 1 + len(event)),
+        *(x.reshape(p.calls, p.rows, *event) for x in arrays),
+        spec=Spec(layer=layer, axes=1 + len(event), **spec),
     )
+
+
+def _solve_again(p: Parameters, oracle: Oracle, *operands) -> None:
+    """Raise what a kernel raised."""
+    _again(p, oracle, *operands[:4], operation="value")
     raise RuntimeError(f"the solver of {oracle} failed, but not when it was called again")
 
 
+def _answer(p: Parameters, oracle: Oracle, operands, results) -> None:
+    """Write the results of ``max`` or ``loss``."""
+    slopes = (name for name, wanted in (("theta", p.by_theta), ("epsilon", p.by_epsilon)) if wanted)
+    is_loss = p.operation == LOSS_OF
+    answers = _again(
+        p, oracle, *operands,
+        operation=OPERATIONS[p.operation], slopes=tuple(slopes),
+        options=(p.offset != NONE,) if is_loss else (),
+    )  # fmt: skip
+    for result, answer in zip(results, answers, strict=True):
+        result[...] = answer.reshape(result.shape)
+
+
+SUSPECTED, RAISED, UNKNOWN = range(3)
+"""What has happened: operands look wrong, a kernel raised, or a result takes more than handlers
+know."""
+
+
 @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-def _explain(frame, failed):
-    """The error that the operands call for; None if there is nothing wrong with them."""
+def _explain(frame, what):
+    """The error that the operands call for; None if there is nothing wrong with them, and results
+    are right if they were ``UNKNOWN``."""
     try:
         constants, options = np.split(ffi.constants(frame), [len(Parameters._fields)])
         p, operands = Parameters(*constants.tolist()), ffi.operands(frame)
         oracle = _oracle(p, options)
         _complain(p, oracle, *operands)
-        if failed:
+        if what == RAISED:
             _solve_again(p, oracle, *operands)
+        if what == UNKNOWN:
+            _answer(p, oracle, operands, ffi.results(frame))
     except Exception as error:
         return ffi.error(frame, str(error))
     return None
@@ -149,5 +227,5 @@ def opening(address, frame, like):
             metadata = words(frame[_EXTENSION], _METADATA + 1)[_METADATA]
             words(metadata, _ASKED + 1)[_ASKED] = api[_VERSION]
         return 0
-    error = explain(address, 0) if looks_wrong(frame, parameters(frame), like) else 0
+    error = explain(address, SUSPECTED) if looks_wrong(frame, parameters(frame), like) else 0
     return error if error != 0 else -1

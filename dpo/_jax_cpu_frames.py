@@ -19,6 +19,9 @@ from .kernels.cpu._jit import jitable
 OPERATIONS = ("value", "max", "loss", "adjoint", "product", "epsilon_adjoint", "epsilon_product")
 VALUE_OF, MAX_OF, LOSS_OF, ADJOINT, PRODUCT, EPSILON_ADJOINT, EPSILON_PRODUCT = range(7)
 ORACLES = ("argmax", "topk", "ranks", "grid_path")
+ARGMAX, TOPK, RANKS, GRID_PATH = range(4)
+NONE, ENTROPY, TOTAL = range(3)
+"""Offsets of losses: in Gumbel noise the argmax's, and that of other solutions with one sum."""
 OPTIONS = 4
 """How many of the oracle's integers there are; those it does not have are 0."""
 
@@ -41,8 +44,8 @@ class Parameters(NamedTuple):
     by_theta: int
     """Whether the slope in theta is a result, for ``max`` and ``loss``."""
     by_epsilon: int
-    entropy: int
-    """Whether the loss has the offset of Gumbel noise."""
+    offset: int
+    """What the loss is offset by: ``NONE``, ``ENTROPY`` or ``TOTAL``."""
     kept: int
     """Words a row of what a value leaves for its derivatives: ``Spec.kept``."""
     by_jacobian: int
@@ -161,6 +164,16 @@ def parameters(frame):
 def option_address(frame):
     """Where the oracle's integers are."""
     return constants(frame) + _COUNT * ffi.WORD
+
+
+@jitable
+def total_of(frame, p):
+    """What the solutions of an oracle all add up to, as ``Problem.total``; not those of paths."""
+    if p.oracle == ARGMAX:
+        return 1.0
+    if p.oracle == TOPK:
+        return np.float64(words(option_address(frame), 1)[0])
+    return p.d * (p.d + 1) / 2
 
 
 @jitable

@@ -9,13 +9,17 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, njit
 
-from ._jax_cpu_checks import explain, opening
+from ._jax_cpu_checks import RAISED, UNKNOWN, explain, opening
 from ._jax_cpu_frames import (
     ADJOINT,
+    ENTROPY,
+    EPSILON_ADJOINT,
+    GRID_PATH,
     LOSS_OF,
     OPERANDS,
     PRODUCT,
     RESULTS,
+    TOTAL,
     address_of,
     array,
     array_beside,
@@ -25,12 +29,24 @@ from ._jax_cpu_frames import (
     parameters,
     pointer,
     seed_of,
+    total_of,
     word,
     words_kept,
 )
 from ._jax_cpu_kernels import BY_ROWS, FUSED, Launch, address
 from ._jax_cpu_threads import num_threads, share
-from .kernels.codes import ADDITIVE, FEW, JACOBIAN, JVP, MAXIMUM, RACE, VALUE, VJP
+from .kernels.codes import (
+    ADDITIVE,
+    FEW,
+    JACOBIAN,
+    JVP,
+    MAXIMUM,
+    RACE,
+    SCALE_SCORE,
+    SCORE,
+    VALUE,
+    VJP,
+)
 from .kernels.cpu._jit import jitable
 from .kernels.cpu.arrays import contract_sums
 from .kernels.cpu.simd import LANES
@@ -84,6 +100,13 @@ def call_of(frame, p, like):
 
 
 @jitable
+def by_scale(p):
+    """Whether a derivative in the temperature is by the scores of the scale: where solutions do not
+    have one sum (``Sampler.epsilon_vjp``)."""
+    return p.oracle == GRID_PATH and p.operation >= EPSILON_ADJOINT
+
+
+@jitable
 def samples_of(p):
     """All rows, as the arithmetic of ``small.py`` takes them."""
     return Samples(p.calls * p.rows, p.d, p.family, p.num_samples, p.centred)
@@ -123,6 +146,7 @@ def launch(frame, p, c, operation, direction, mean, memo, like):
         together = rows_together(p.rows, p.d, p.num_samples, num_threads())
     units = (p.rows + LANES - 1) // LANES if few else (p.rows + together - 1) // together * parts
     kind = RACE if by_oracle and p.oracle == 0 and p.family == GUMBEL else ADDITIVE
+    weighting = SCALE_SCORE if by_scale(p) else SCORE
     memo_words = p.memo_words if memo.size > 0 else 0
     what = Launch(
         kernel=address(p.kernel),
@@ -137,6 +161,7 @@ def launch(frame, p, c, operation, direction, mean, memo, like):
         d=p.d,
         family=p.family,
         kind=word(kind),
+        weighting=word(weighting),
         num_samples=p.num_samples,
         slots=word(slots),
         size=word(size),
@@ -239,7 +264,7 @@ def row_product(theta, weight, x):
 
 @jitable
 def entropy(y, x):
-    """``sum y log y - gamma``: the offset of Gumbel noise over the temperature."""
+    """``sum y log y - gamma``: the argmax's offset over the temperature, in Gumbel noise."""
     for i in range(x.size):
         p = max(np.float64(y[i]), 0.0)
         x[i] = p * np.log(p) if p > 0 else 0.0
@@ -252,16 +277,19 @@ def write_maximum(frame, p, c, like):
     s = samples_of(p)
     done, counts, sums = launch(frame, p, c, word(MAXIMUM), c.theta, c.theta, room(0), like)
     value = array(frame, RESULTS, 0, p, 1, like)
-    mean, x = np.empty((s.rows, s.d)), np.empty(s.d)
+    mean, x, known = np.empty((s.rows, s.d)), np.empty(s.d), True
     means(counts, s, mean)
     for b in range(s.rows):
         maximum, offset = p.sign * sums[b, 0, 0] / p.num_samples, 0.0
         epsilon = np.float64(c.epsilons[b])
         value[b, 0] = maximum
         if p.operation == LOSS_OF:
-            if p.entropy:
+            if p.offset == ENTROPY:
                 offset = entropy(c.beside[b], x)
-            value[b, 0] = maximum - row_product(c.theta[b], c.beside[b], x) + offset * epsilon
+            elif p.offset == TOTAL:
+                offset = -np.euler_gamma * total_of(frame, p)
+            product = p.sign * row_product(c.theta[b], c.beside[b], x)
+            value[b, 0] = maximum - product + offset * epsilon
         if p.by_theta:
             slope = array(frame, RESULTS, 1, p, p.d, like)
             for i in range(p.d):
@@ -270,6 +298,9 @@ def write_maximum(frame, p, c, like):
             product = p.sign * row_product(c.theta[b], mean[b], x)
             slope = array(frame, RESULTS, 1 + p.by_theta, p, 1, like)
             slope[b, 0] = (maximum - product) / epsilon + offset
+            known &= np.isfinite(maximum)
+    if done and not known:  # infinity less infinity
+        return explain(address_of(frame), UNKNOWN) == 0
     return done
 
 
@@ -291,7 +322,7 @@ def sums_of_jacobian(frame, p, c, mean, like):
     """``v^T sum (y - mean) s^T`` of every row."""
     s = samples_of(p)
     totals = np.empty((s.rows, s.d))
-    if p.kept > 0:
+    if p.kept > 0 and not by_scale(p):
         done, outer = True, np.empty((s.rows, p.d + 1, p.d))
         get(outer, words_kept(frame, OPERANDS, 5, p), mean_words(s))
     else:
@@ -327,7 +358,7 @@ def sums_of_vjp(frame, p, c, mean, like):
 def write_adjoint(frame, p, c, like):
     """``v^T J``, or what it makes ``v^T dy / d epsilon``, of every row."""
     s = samples_of(p)
-    columns = p.d if p.operation == ADJOINT else 1
+    columns, sign = p.d if p.operation == ADJOINT else 1, 1 if by_scale(p) else p.sign
     product = array(frame, RESULTS, 0, p, columns, like)
     mean, x, scores = np.zeros((s.rows, s.d)), np.empty(s.d), np.empty(s.d)
     if p.kept > 0 and is_loo(s):
@@ -338,9 +369,12 @@ def write_adjoint(frame, p, c, like):
         done, totals = sums_of_vjp(frame, p, c, mean, like)
     for b in range(s.rows if done else 0):
         if p.operation == ADJOINT:
-            adjoint(s, c, totals, p.sign, b, product[b])
+            adjoint(s, c, totals, sign, b, product[b])
+            continue
+        adjoint(s, c, totals, sign, b, x)
+        if by_scale(p):
+            product[b, 0] = row_sum(x)
         else:
-            adjoint(s, c, totals, p.sign, b, x)
             centre_scores(c.theta[b], scores)
             for i in range(p.d):
                 x[i] *= scores[i]
@@ -357,7 +391,7 @@ def fill_direction(p, c, direction):
         centre_scores(c.theta[b], scores)
         for i in range(p.d):
             t = np.float64(c.beside[b, i if p.operation == PRODUCT else 0])
-            if p.operation != PRODUCT:
+            if p.operation != PRODUCT and not by_scale(p):
                 t = -(t / epsilon) * scores[i]
             direction[b, i] = 0.0 if np.isinf(c.theta[b, i]) else t
 
@@ -373,7 +407,8 @@ def write_product(frame, p, c, like):
     if is_loo(s):
         means(counts, s, mean)
     for b in range(s.rows):
-        scale = p.sign / np.float64(c.epsilons[b]) / (p.num_samples - is_loo(s))
+        sign = 1 if by_scale(p) else p.sign
+        scale = sign / np.float64(c.epsilons[b]) / (p.num_samples - is_loo(s))
         for i in range(p.d):
             product[b, i] = (sums[b, 0, i] - mean[b, i] * sums[b, 0, p.d]) * scale
     return done
@@ -401,6 +436,6 @@ def handler(write, like):
             done = write(frame, p, call_of(frame, p, like), like)
         except Exception:  # no memory
             done = False
-        return 0 if done else explain(address, 1)
+        return 0 if done else explain(address, RAISED)
 
     return handle

@@ -17,7 +17,7 @@ from numba import carray, types
 from numba.core import cgutils
 
 from ._jax_cpu_frames import OPTIONS, intrinsic, pointer, to_tuple, words
-from .kernels.codes import INDEPENDENT, SCORE
+from .kernels.codes import INDEPENDENT
 from .kernels.cpu._jit import jitable
 from .kernels.cpu.simd import LANES
 from .kernels.cpu.threads import num_threads_address
@@ -181,6 +181,8 @@ class Launch(NamedTuple):
     family: int
     kind: int
     """How noise meets scores, for ``FUSED``."""
+    weighting: int
+    """By which scores of it derivatives are weighed, for ``FUSED``."""
     num_samples: int
     slots: int
     size: int
@@ -280,7 +282,7 @@ def run_units(w, call, begin, end, like):
         (
             w.few != 0, begin, end, (w.parts, w.together), w.operation,
             (
-                (w.family, w.kind, np.int64(INDEPENDENT), np.int64(SCORE)), key,
+                (w.family, w.kind, np.int64(INDEPENDENT), w.weighting), key,
                 no_directions, theta, scale, ids, (w.num_samples, sample), direction, mean,
                 like.dtype.type(0.0), options, places,
             ),

@@ -158,7 +158,15 @@ def at(structure: Any, *fields: str) -> int:
 
 def operands(frame: int) -> list[np.ndarray]:
     """The operands of a call, as views."""
-    values = CallFrame.from_address(frame).operands
+    return _views(CallFrame.from_address(frame).operands)
+
+
+def results(frame: int) -> list[np.ndarray]:
+    """Where the results of a call go."""
+    return _views(CallFrame.from_address(frame).results)
+
+
+def _views(values) -> list[np.ndarray]:
     addresses = (c_void_p * values.size).from_address(values.values)
     return [_view(Buffer.from_address(address)) for address in addresses]
 

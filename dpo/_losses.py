@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._oracles import Oracle
+from ._arrays import all_finite
+from ._oracles import Oracle, Ranks
 
 
 def check_needs_no_gradient(y_true) -> None:
@@ -13,6 +14,15 @@ def check_needs_no_gradient(y_true) -> None:
         raise TypeError(
             "y_true requires a gradient, but the loss is differentiable in theta only; "
             "pass y_true.detach(), or the arguments in this order: theta, y_true"
+        )
+
+
+def check_loss_scores(oracle: Oracle, rows) -> None:
+    """Scores must not make every loss infinite."""
+    if isinstance(oracle, Ranks) and not all_finite(rows):
+        raise ValueError(
+            "theta has infinite scores, to which ranks give weight in every solution: their "
+            "loss is infinite. Instead of -inf pass a score far below the others"
         )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from ._arrays import (
     Scores,
-    all_finite,
     as_companion,
     as_scores,
     as_temperatures,
@@ -40,9 +39,9 @@ from ._device import as_host, beside, is_host, launching_on, take
 from ._engine import Sampler
 from ._estimate import Estimate
 from ._exact import Expectation, pays, refusal
-from ._losses import check_targets, fenchel_young
+from ._losses import check_loss_scores, check_targets, fenchel_young
 from ._noise import Gumbel, Noise, Normal, as_noise
-from ._oracles import Argmax, Oracle, Ranks, as_oracle
+from ._oracles import Argmax, Oracle, as_oracle
 from ._seeds import Place, as_place, as_seed
 from .kernels.codes import ANTITHETIC, INDEPENDENT, SOBOL, Draws
 
@@ -408,11 +407,7 @@ class Perturbed:
 
     def _targets(self, call: Call, y_true, normalize: bool):
         """Targets as rows, ``eps Omega`` of them, and its derivative in epsilon or None."""
-        if isinstance(self.oracle, Ranks) and not all_finite(call.scores.rows):
-            raise ValueError(
-                "theta has infinite scores, to which ranks give weight in every solution: their "
-                "loss is infinite. Instead of -inf pass a score far below the others"
-            )
+        check_loss_scores(self.oracle, call.scores.rows)
         targets = as_companion(y_true, "y_true", call.scores)
         check_targets(y_true, as_host(targets), self.oracle, call.scores.shape)
         constant, slope = np.zeros(1), None

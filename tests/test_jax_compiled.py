@@ -116,6 +116,112 @@ def test_temperatures_forward_and_mapped_calls(dtype):
             np.testing.assert_array_equal(y, layer(theta, seed=2**64 - 5))
 
 
+ORACLES = (dpo.TopK(2), dpo.Ranks(), dpo.ShortestPath(4, (1, 1)), dpo.Argmax())
+
+
+@pytest.mark.parametrize("oracle", ORACLES, ids=lambda o: type(o).__name__)
+def test_the_loss_of_every_oracle(oracle, family, dtype):
+    shape = (5, 3, 4) if isinstance(oracle, dpo.ShortestPath) else (5, 7)
+    theta, other = np.random.default_rng(0).gamma(2, 1, (2, *shape)).astype(dtype)
+    y = dpo.Perturbed(oracle, epsilon=1e-20, num_samples=1)(other, seed=0)
+    for normalize in (True, False):
+
+        def loss(x, e, normalize=normalize):
+            layer = dpo.Perturbed(oracle, noise=family, epsilon=e, num_samples=40)
+            return layer.loss(x, jnp.asarray(y), seed=SEED, normalize=normalize)
+
+        with jax.enable_x64(dtype == np.float64):
+            x, e = jnp.asarray(theta), jnp.asarray(0.5, dtype)
+            slopes = jax.grad(lambda x, e: loss(x, e).sum(), (0, 1))
+            for f in (loss, slopes):
+                names, text = handlers(f, x, e)
+                assert names and "callback" not in text
+            value, (by_theta, by_epsilon) = jax.jit(loss)(x, e), jax.jit(slopes)(x, e)
+            eager = slopes(x, e)
+        layer = dpo.Perturbed(oracle, noise=family, epsilon=0.5, num_samples=40)
+        np.testing.assert_array_equal(value, layer.loss(theta, y, seed=SEED, normalize=normalize))
+        np.testing.assert_array_equal(by_theta, eager[0])
+        np.testing.assert_allclose(by_epsilon, eager[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("oracle", "y", "message"),
+    [
+        (dpo.TopK(2), [[1, 1, 1, 0]], "0/1 with 2 ones"),
+        (dpo.TopK(2), [[1.5, 0.5, 0, 0]], "0/1 with 2 ones"),
+        (dpo.Ranks(), [[1, 2, 3, 3]], "a permutation of 1..4"),
+        (dpo.Ranks(), [[0, 2, 3, 5]], "a permutation of 1..4"),
+        (dpo.ShortestPath(), [[[1, 0], [1, 0]]], "contains source and target"),
+        (dpo.ShortestPath(), [[[1, 2], [0, 1]]], "contains source and target"),
+    ],
+)
+def test_targets_that_are_none_are_refused_inside_programs(oracle, y, message):
+    y = jnp.asarray(y, jnp.float32)
+    layer = dpo.Perturbed(oracle, num_samples=4)
+    loss = jax.jit(lambda x, y: layer.loss(x, y, seed=0))
+    with pytest.raises(Exception, match=message):
+        jax.block_until_ready(loss(jnp.ones_like(y), y))
+
+
+def test_targets_that_are_means_of_solutions_are_taken():
+    theta, layer = jnp.ones((1, 4)), dpo.Perturbed(dpo.Ranks(), num_samples=4)
+    loss = jax.jit(lambda x, y: layer.loss(x, y, seed=0))
+    mean = jnp.full((1, 4), 2.5)
+    np.testing.assert_array_equal(loss(theta, mean), layer.loss(theta, mean, seed=0))
+    with pytest.raises(Exception, match="its smallest entries are too small"):
+        jax.block_until_ready(loss(theta, jnp.array([[1.0, 1, 4, 4]])))
+    with pytest.raises(Exception, match="theta has infinite scores"):
+        jax.block_until_ready(loss(theta.at[0, 0].set(-jnp.inf), mean))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 1), (3, 4, 5), (3, 4, 40), (6, 6, 40)], ids=str)
+@pytest.mark.parametrize("reduction", ["loo", "none"])
+def test_a_path_in_its_temperature(shape, reduction, family, dtype):
+    """By the scores of the scale, which no other oracle's handler needs."""
+    (*grid, m), rng = shape, np.random.default_rng(0)
+    theta, v = rng.gamma(2, 1, (2, 5, *grid)).astype(dtype)
+    theta[1, 1, 1] = np.inf
+    epsilon = np.linspace(0.3, 0.8, 5, dtype=dtype)
+
+    def at(e):
+        return dpo.Perturbed(
+            dpo.ShortestPath(), family, e, num_samples=m, variance_reduction=reduction
+        )
+
+    with jax.enable_x64(dtype == np.float64):
+        x, u, e = map(jnp.asarray, (theta, v, epsilon))
+
+        def pushed(e):
+            return jax.jvp(lambda e: at(e)(x, seed=SEED), (e,), (jnp.ones_like(e),))[1]
+
+        def pulled(x, e):
+            return jax.vjp(lambda x, e: at(e)(x, seed=SEED), x, e)[1](u)
+
+        names, text = handlers(lambda x, e: (pushed(e), pulled(x, e)), x, e)
+        assert names and "callback" not in text
+        by_theta, by_epsilon = jax.jit(pulled)(x, e)
+        change, eager = jax.jit(pushed)(e), pushed(e)
+    np.testing.assert_array_equal(by_theta, at(epsilon).vjp(theta, v, seed=SEED))
+    np.testing.assert_array_equal(by_epsilon, at(epsilon).vjp_epsilon(theta, v, seed=SEED))
+    np.testing.assert_array_equal(change, eager)
+
+
+def test_an_infinite_maximum_has_a_slope_in_the_temperature():
+    theta = jnp.array([[0.0, jnp.inf, 1.0], [0.0, 1.0, 2.0]])
+    y = jnp.eye(3)[1:]
+
+    def maximum(e):
+        return dpo.Perturbed(epsilon=e, num_samples=40).max(theta, seed=3)
+
+    def loss(e):
+        return dpo.Perturbed(epsilon=e, num_samples=40, noise="gumbel").loss(theta, y, seed=3)
+
+    for f in (maximum, loss, lambda e: jax.vmap(lambda e: maximum(e))(e[None])[0]):
+        slope = jax.jit(jax.jacrev(f))(jnp.float32(0.5))
+        np.testing.assert_array_equal(slope, jax.jacrev(f)(jnp.float32(0.5)))
+        assert np.isfinite(slope).all()
+
+
 def test_what_is_not_compiled():
     """Anything else is a callback."""
     for layer, compiled in (
