@@ -118,7 +118,7 @@ class Kept(NamedTuple):
     1 MB or the size of the scores."""
 
     mean: np.ndarray
-    """``ybar``."""
+    """``ybar``; from a program zeros, where nothing is centred by it."""
     memo: np.ndarray | None = None
     """What every sample decided, where that is small."""
     outer: np.ndarray | None = None
@@ -302,9 +302,10 @@ class Sampler(NamedTuple):
     def unpacked(self, words: np.ndarray) -> Kept:
         """What ``packed_forward`` packed, on the same samples."""
         rows, d = self.theta.shape
-        words, mean, rest = words.reshape(rows, -1), np.zeros((rows, d)), words
+        words, mean, first = words.reshape(rows, -1), np.zeros((rows, d)), 0
         if self._loo:
-            mean, rest = words[:, : 2 * d].copy().view(np.float64), words[:, 2 * d :].copy()
+            mean, first = words[:, : 2 * d].copy().view(np.float64), 2 * d
+        rest = words[:, first:].copy()  # a program's array cannot be written to
         if self._by_jacobian:
             return Kept(mean, outer=rest.view(np.float64))
         memo = self._new_memo()

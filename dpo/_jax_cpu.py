@@ -5,8 +5,9 @@ An operation with independent samples and one temperature a row becomes a call o
 NumPy's calls have compiled (``_jax_cpu_kernels.py``), on XLA's own threads
 (``_jax_cpu_threads.py``), and repeats around them the float64 arithmetic of the engine
 (``_jax_cpu_handler.py``): the bits are NumPy's. Whatever it cannot vouch for (a NaN, a bad seed or
-temperature, a target off the simplex) is shown to Python, which raises what a call of the layer
-raises; the handler returns that as XLA's error (``_jax_cpu_checks.py``).
+temperature, a target that may be none) is shown to Python, which raises what a call of the layer
+raises, and the handler returns that as XLA's error; or takes it; or, beside an infinite maximum,
+answers (``_jax_cpu_checks.py``).
 
 There are four handlers for each of float32 and float64, by what they write, and each is registered
 under a name for every kernel that it may launch. One is compiled when a program first needs it and

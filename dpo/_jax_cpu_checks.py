@@ -1,4 +1,5 @@
-"""What may be wrong with a call of XLA's: compiled code suspects, Python decides and explains."""
+"""What may be wrong with a call of XLA's, or beyond handlers: compiled code suspects, Python
+decides, and explains or answers."""
 
 from __future__ import annotations
 
@@ -189,9 +190,9 @@ def _answer(p: Parameters, oracle: Oracle, operands, results) -> None:
         result[...] = answer.reshape(result.shape)
 
 
-SUSPECTED, RAISED, UNKNOWN = range(3)
-"""What has happened: operands look wrong, a kernel raised, or a result takes more than handlers
-know."""
+NOTHING, SUSPECTED, RAISED, UNKNOWN = range(4)
+"""What Python is asked: that operands look wrong, that a kernel raised, or that a result takes more
+than handlers know."""
 
 
 @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)

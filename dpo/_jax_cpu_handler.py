@@ -1,5 +1,5 @@
-"""The handler that XLA calls: launches, and the float64 arithmetic of ``_engine.py`` and
-``_losses.py`` around them, in the same order, so that the bits are NumPy's."""
+"""The handler that XLA calls: launches, and the float64 arithmetic of ``_engine.py``,
+``_losses.py`` and ``_dual.py`` around them, in the same order, so that the bits are NumPy's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, njit
 
-from ._jax_cpu_checks import RAISED, UNKNOWN, explain, opening
+from ._jax_cpu_checks import NOTHING, RAISED, UNKNOWN, explain, opening
 from ._jax_cpu_frames import (
     ADJOINT,
     ENTROPY,
@@ -224,6 +224,12 @@ def get(values, kept, first):
 
 
 @jitable
+def asked(done):
+    """What Python is to be asked after a launch."""
+    return NOTHING if done else RAISED
+
+
+@jitable
 def mean_words(s):
     """How many words a row are of the mean, which come first."""
     return 2 * s.d if is_loo(s) else 0
@@ -234,7 +240,7 @@ def mean_words(s):
 
 @jitable
 def write_value(frame, p, c, like):
-    """The value of every row and, where derivatives want it, all of ``Kept`` (``_engine.py``)."""
+    """The value of every row and, where derivatives want it, what ``packed_forward`` packs."""
     s = samples_of(p)
     memo = room(p.calls * p.memo_words)
     by_jacobian = p.kept > 0 and p.by_jacobian != 0
@@ -251,7 +257,7 @@ def write_value(frame, p, c, like):
             put(sums, kept, mean_words(s))
         else:
             put(memo, kept, mean_words(s))
-    return done
+    return asked(done)
 
 
 @jitable
@@ -300,8 +306,8 @@ def write_maximum(frame, p, c, like):
             slope[b, 0] = (maximum - product) / epsilon + offset
             known &= np.isfinite(maximum)
     if done and not known:  # infinity less infinity
-        return explain(address_of(frame), UNKNOWN) == 0
-    return done
+        return UNKNOWN
+    return asked(done)
 
 
 @jitable
@@ -379,7 +385,7 @@ def write_adjoint(frame, p, c, like):
             for i in range(p.d):
                 x[i] *= scores[i]
             product[b, 0] = -row_sum(x) / np.float64(c.epsilons[b])
-    return done
+    return asked(done)
 
 
 @jitable
@@ -411,7 +417,7 @@ def write_product(frame, p, c, like):
         scale = sign / np.float64(c.epsilons[b]) / (p.num_samples - is_loo(s))
         for i in range(p.d):
             product[b, i] = (sums[b, 0, i] - mean[b, i] * sums[b, 0, p.d]) * scale
-    return done
+    return asked(done)
 
 
 WRITES: dict[str, Callable] = {
@@ -433,9 +439,9 @@ def handler(write, like):
             return returned
         p = parameters(frame)
         try:
-            done = write(frame, p, call_of(frame, p, like), like)
+            what = write(frame, p, call_of(frame, p, like), like)
         except Exception:  # no memory
-            done = False
-        return 0 if done else explain(address, RAISED)
+            what = RAISED
+        return 0 if what == NOTHING else explain(address, what)
 
     return handle

@@ -83,7 +83,7 @@ def grid_path(
             f"{shape}, {neighbors} and {min_cost}"
         )
     cells = [range(d)[cell] for cell in (source, target)]
-    options = (*shape, neighbors, int(np.float64(min_cost).view(np.int64)))
+    options = (*shape, neighbors, int(np.float64(min_cost + 0.0).view(np.int64)))
     places = np.tile(np.array(cells, np.int64), (rows, 1))
     problem = Problem("grid_path", options, places, minimises=True)
     return launch(problem, costs, **parameters)

@@ -159,6 +159,7 @@ def test_targets_that_are_none_are_refused_inside_programs(oracle, y, message):
     y = jnp.asarray(y, jnp.float32)
     layer = dpo.Perturbed(oracle, num_samples=4)
     loss = jax.jit(lambda x, y: layer.loss(x, y, seed=0))
+    assert handlers(loss, y, y)[0]
     with pytest.raises(Exception, match=message):
         jax.block_until_ready(loss(jnp.ones_like(y), y))
 
@@ -167,6 +168,7 @@ def test_targets_that_are_means_of_solutions_are_taken():
     theta, layer = jnp.ones((1, 4)), dpo.Perturbed(dpo.Ranks(), num_samples=4)
     loss = jax.jit(lambda x, y: layer.loss(x, y, seed=0))
     mean = jnp.full((1, 4), 2.5)
+    assert handlers(loss, theta, mean)[0]
     np.testing.assert_array_equal(loss(theta, mean), layer.loss(theta, mean, seed=0))
     with pytest.raises(Exception, match="its smallest entries are too small"):
         jax.block_until_ready(loss(theta, jnp.array([[1.0, 1, 4, 4]])))
@@ -200,6 +202,8 @@ def test_a_path_in_its_temperature(shape, reduction, family, dtype):
         names, text = handlers(lambda x, e: (pushed(e), pulled(x, e)), x, e)
         assert names and "callback" not in text
         by_theta, by_epsilon = jax.jit(pulled)(x, e)
+        for got, expected in zip((by_theta, by_epsilon), pulled(x, e), strict=True):
+            np.testing.assert_array_equal(got, expected)
         change, eager = jax.jit(pushed)(e), pushed(e)
     np.testing.assert_array_equal(by_theta, at(epsilon).vjp(theta, v, seed=SEED))
     np.testing.assert_array_equal(by_epsilon, at(epsilon).vjp_epsilon(theta, v, seed=SEED))
@@ -207,19 +211,26 @@ def test_a_path_in_its_temperature(shape, reduction, family, dtype):
 
 
 def test_an_infinite_maximum_has_a_slope_in_the_temperature():
-    theta = jnp.array([[0.0, jnp.inf, 1.0], [0.0, 1.0, 2.0]])
+    theta = jnp.array([[[0.0, jnp.inf, 1.0], [0, 1, 2]], [[3.0, 2, 1], [0, 1, 2]]])
     y = jnp.eye(3)[1:]
 
-    def maximum(e):
-        return dpo.Perturbed(epsilon=e, num_samples=40).max(theta, seed=3)
+    def maximum(x, e, seed):
+        return dpo.Perturbed(epsilon=e, num_samples=40).max(x, seed=seed)
 
-    def loss(e):
-        return dpo.Perturbed(epsilon=e, num_samples=40, noise="gumbel").loss(theta, y, seed=3)
+    def loss(x, e, seed):
+        return dpo.Perturbed(epsilon=e, num_samples=40, noise="gumbel").loss(x, y, seed=seed)
 
-    for f in (maximum, loss, lambda e: jax.vmap(lambda e: maximum(e))(e[None])[0]):
-        slope = jax.jit(jax.jacrev(f))(jnp.float32(0.5))
-        np.testing.assert_array_equal(slope, jax.jacrev(f)(jnp.float32(0.5)))
-        assert np.isfinite(slope).all()
+    for f in (maximum, loss):
+        each = lambda *x, f=f: (f(*x), *jax.grad(lambda *x: f(*x).sum(), (0, 1))(*x))  # noqa: E731
+        operands = theta[0], jnp.array([0.5, 0.7]), 3
+        assert handlers(each, *operands)[0]
+        got, expected = jax.jit(each)(*operands), each(*operands)
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+        assert np.isfinite(got[2]).all()
+        mapped = theta, jnp.array([[0.5, 0.7], [0.6, 0.4]]), jnp.array([3, 4])
+        got, expected = jax.jit(jax.vmap(each))(*mapped), jax.vmap(each)(*mapped)
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+        assert np.isfinite(got[2]).all()
 
 
 def test_what_is_not_compiled():

@@ -584,7 +584,7 @@ def convert(context, builder, value, from_dtype, to_dtype):
 
 
 def call_llvm(builder, name, args, fastmath=()):
-    """Call an LLVM intrinsic of arguments and a result of one type, say ``fma``, or of lanes."""
+    """Call an LLVM intrinsic of one type throughout, real or integer, on scalars or on lanes."""
     result = args[0].type
     element = result.element if isinstance(result, ir.VectorType) else result
     lanes = f"v{LANES}" if isinstance(result, ir.VectorType) else ""
