@@ -123,9 +123,11 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
     assert isinstance(m, int)
     calls, rows = math.prod(theta.shape[:mapped]), math.prod(shape[:-event])
     problem, d = layer.oracle.problem(shape), math.prod(shape[-event:])
-    places = [(0, 0)] if problem.places is None else np.unique(problem.places, axis=0).tolist()
     by_jacobian = _recalls(spec) and d <= _SMALL and m > FEW
-    if calls * rows == 0 or len(places) > 1:
+    if calls * rows == 0:
+        return None
+    ends = _ends(problem)
+    if len(ends) > _MOST_ENDS:
         return None
     if by_jacobian and calls * _outer_bytes(rows, d) > _OUTER_BYTES:
         return None  # Python goes through such sums a block at a time
@@ -155,14 +157,26 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         solution_words=solution_words,
         oracle=ORACLES.index(problem.oracle),
         sign=-1 if problem.minimises else 1,
-        source=places[0][0],
-        target=places[0][1],
+        ends=len(ends),
         kernel=kernel_index(kernel, theta.dtype.name),
         form=form(kernel),
         cost=int(min(ns_per_coordinate * calls * rows * m * d, 2**62)),
     )
     options = (*problem.options, *[0] * OPTIONS)[:OPTIONS]
-    return handler and (handler, np.array((*parameters, *options), np.int64))
+    constants = np.array((*parameters, *options), np.int64)
+    return handler and (handler, np.concatenate((constants, ends.ravel())))
+
+
+_MOST_ENDS = 4096
+"""They are part of a program's text."""
+
+
+def _ends(problem: Problem) -> np.ndarray:
+    """Source and target of the rows of a call, (n, 2) int64: none, one for all, or one each."""
+    if problem.places is None:
+        return np.empty((0, 2), np.int64)
+    shared = (problem.places == problem.places[:1]).all()
+    return problem.places[:1] if shared else problem.places
 
 
 def _serves(spec: Spec, theta, seeds, offsets, epsilon, *arrays) -> bool:

@@ -20,11 +20,13 @@ from ._jax_cpu_frames import (
     NONE,
     OPERANDS,
     OPERATIONS,
+    OPTIONS,
     ORACLES,
     RANKS,
     Parameters,
     array,
     array_beside,
+    ends_of,
     first_of,
     parameters,
     seed_of,
@@ -69,7 +71,7 @@ def looks_wrong(frame, p, like):
             return wrong | _has_not_finite(theta) | no_ranks(beside)
         wrong |= outside(beside, 0.0, 1.0)
         if p.oracle == GRID_PATH:
-            return wrong | astray(beside, p.source, p.target)
+            return wrong | astray(beside, ends_of(frame, p), p.rows)
         return wrong | off_total(beside, total_of(frame, p))
     return wrong
 
@@ -101,12 +103,13 @@ def off_total(y, total):
 
 
 @jitable
-def astray(y, source, target):
-    """Whether a path may miss one of its ends."""
+def astray(y, ends, rows):
+    """Whether a path may miss one of its ends; ``rows`` are those of a call."""
     wrong = False
     for b in range(y.shape[0]):
-        for end in (source, target):
-            wrong |= not abs(y[b, end] - 1.0) < _CLOSE
+        own = min(b % rows, ends.shape[0] - 1)
+        for k in range(2):
+            wrong |= not abs(y[b, ends[own, k]] - 1.0) < _CLOSE
     return wrong
 
 
@@ -128,14 +131,15 @@ def no_ranks(y):
 # ------------------------------------------------------------------------------------ explanations
 
 
-def _oracle(p: Parameters, options: np.ndarray) -> Oracle:
+def _oracle(p: Parameters, integers: np.ndarray) -> Oracle:
     """The oracle of a call, from its integers."""
-    name = ORACLES[p.oracle]
+    name, (options, ends) = ORACLES[p.oracle], np.split(integers, [OPTIONS])
     if name == "topk":
         return TopK(int(options[0]))
     if name == "grid_path":
         _, width, neighbors, least = options
-        source, target = (divmod(cell, int(width)) for cell in (p.source, p.target))
+        cells = np.stack(np.divmod(ends.reshape(p.ends, 2), width), -1)
+        source, target = np.moveaxis(cells[0] if p.ends == 1 else cells, -2, 0).tolist()
         return ShortestPath(int(neighbors), source, target, float(least.view(np.float64)))
     return Ranks() if name == "ranks" else Argmax()
 
@@ -151,7 +155,8 @@ def _complain(p: Parameters, oracle: Oracle, theta, seeds, offsets, epsilon, *ar
         layer._check_sample_offset(as_place(None, *pair).sample_offset)
     if p.operation == LOSS_OF:
         check_loss_scores(oracle, scores.rows)
-        check_targets(arrays[0], as_companion(arrays[0], "y_true", scores), oracle, scores.shape)
+        shape = p.calls, p.rows, *theta.shape[theta.ndim - oracle.event_ndim :]
+        check_targets(arrays[0], as_companion(arrays[0], "y_true", scores), oracle, shape)
     elif arrays:
         as_companion(arrays[0], "a tangent", scores)
 
@@ -200,9 +205,9 @@ def _explain(frame, what):
     """The error that the operands call for; None if there is nothing wrong with them, and results
     are right if they were ``UNKNOWN``."""
     try:
-        constants, options = np.split(ffi.constants(frame), [len(Parameters._fields)])
+        constants, integers = np.split(ffi.constants(frame), [len(Parameters._fields)])
         p, operands = Parameters(*constants.tolist()), ffi.operands(frame)
-        oracle = _oracle(p, options)
+        oracle = _oracle(p, integers)
         _complain(p, oracle, *operands)
         if what == RAISED:
             _solve_again(p, oracle, *operands)

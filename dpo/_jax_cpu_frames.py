@@ -27,7 +27,8 @@ OPTIONS = 4
 
 
 class Parameters(NamedTuple):
-    """The constants of a call, all integers. The oracle's own follow them."""
+    """The constants of a call, all integers. Those of the oracle follow them, ``OPTIONS``, and the
+    ends of paths."""
 
     operation: int
     """An index into ``OPERATIONS``."""
@@ -58,9 +59,8 @@ class Parameters(NamedTuple):
     """An index into ``ORACLES``."""
     sign: int
     """-1 where scores are costs."""
-    source: int
-    """Cells of a grid path."""
-    target: int
+    ends: int
+    """Of how many rows of a call there are ends of paths: none, one for all, or all."""
     kernel: int
     """An index into the table of ``_jax_cpu_kernels.py``."""
     form: int
@@ -164,6 +164,13 @@ def parameters(frame):
 def option_address(frame):
     """Where the oracle's integers are."""
     return constants(frame) + _COUNT * ffi.WORD
+
+
+@jitable
+def ends_of(frame, p):
+    """Source and target of paths, a row for all or one each."""
+    at = option_address(frame) + OPTIONS * ffi.WORD
+    return carray(pointer(at), (p.ends, 2), np.int64)
 
 
 @jitable

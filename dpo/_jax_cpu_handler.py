@@ -24,6 +24,7 @@ from ._jax_cpu_frames import (
     array,
     array_beside,
     call_frame,
+    ends_of,
     first_of,
     option_address,
     parameters,
@@ -90,9 +91,10 @@ def call_of(frame, p, like):
             ids[call * p.rows + b] = row + np.uint64(b)
     for b in range(rows):
         epsilons[b], scales[b] = epsilon[b, 0], p.sign * epsilon[b, 0]
-    places = np.empty((p.rows, 2), np.int64)
-    for b in range(p.rows):
-        places[b, 0], places[b, 1] = p.source, p.target
+    places, ends = np.zeros((p.rows, 2), np.int64), ends_of(frame, p)
+    for b in range(p.rows if p.ends > 0 else 0):
+        for k in range(2):
+            places[b, k] = ends[min(b, p.ends - 1), k]
     return Call(
         array(frame, OPERANDS, 0, p, p.d, like), epsilons, scales, ids, keys, first_samples,
         places, array_beside(frame, p, like),

@@ -210,6 +210,38 @@ def test_a_path_in_its_temperature(shape, reduction, family, dtype):
     np.testing.assert_array_equal(change, eager)
 
 
+@pytest.mark.parametrize("m", [3, 40])
+def test_ends_of_paths_by_row(m):
+    source, target = ((0, 0), (1, 1), (2, 0)), ((2, 3), (0, 3), (1, 1))
+    rng, oracle = np.random.default_rng(0), dpo.ShortestPath(8, source, target)
+    theta, other, v = rng.gamma(2, 1, (3, 2, 3, 3, 4)).astype(np.float32)
+    layer = dpo.Perturbed(oracle, num_samples=m)
+    y = np.array(dpo.Perturbed(oracle, epsilon=1e-20, num_samples=1)(other, seed=0))
+
+    def program(x, y, u, key):
+        value, pullback = jax.vjp(lambda x: layer(x, seed=key), x)
+        return value, pullback(u)[0], layer.loss(x, y, seed=key)
+
+    keys = np.array([[3, 4], [5, 6]], np.uint32)
+    mapped = jax.jit(jax.vmap(program))
+    names, text = handlers(jax.vmap(program), theta, y, v, keys)
+    assert names and "callback" not in text
+    whole = dpo.Perturbed(oracle, num_samples=m)  # both calls as one batch, (2, 3)
+    together = jax.jit(lambda x: whole(x, seed=keys[0]))(theta)
+    np.testing.assert_array_equal(together, whole(theta, seed=keys[0]))
+    for i, (value, by_theta, loss) in enumerate(zip(*mapped(theta, y, v, keys), strict=True)):
+        np.testing.assert_array_equal(value, layer(theta[i], seed=keys[i]))
+        np.testing.assert_array_equal(by_theta, layer.vjp(theta[i], v[i], seed=keys[i]))
+        np.testing.assert_array_equal(loss, layer.loss(theta[i], y[i], seed=keys[i]))
+    y[1, 2, 1, 1] = 0  # a target
+    with pytest.raises(Exception, match="but row 5 is not"):
+        jax.block_until_ready(mapped(theta, y, v, keys))
+    walls = theta[0].copy()
+    walls[1, :, 2] = np.inf
+    with pytest.raises(Exception, match="without a path of finite cost"):
+        jax.block_until_ready(jax.jit(lambda x: layer(x, seed=0))(walls))
+
+
 def test_an_infinite_maximum_has_a_slope_in_the_temperature():
     theta = jnp.array([[[0.0, jnp.inf, 1.0], [0, 1, 2]], [[3.0, 2, 1], [0, 1, 2]]])
     y = jnp.eye(3)[1:]
@@ -251,8 +283,9 @@ def test_what_is_not_compiled():
     layer, rows = dpo.Perturbed(num_samples=9), np.linspace(0, 1, 8000 * 16, dtype=np.float32)
     gradient = jax.vjp(lambda x: layer(x, seed=0), rows.reshape(8000, 16))[1]
     assert "callback" in handlers(gradient, rows.reshape(8000, 16))[1]  # of 16 MB of Jacobians
-    paths = dpo.Perturbed(dpo.ShortestPath(source=((0, 0), (1, 1))), num_samples=8)
-    assert not handlers(lambda x: paths(x, seed=0), jnp.ones((2, 3, 3)))[0]
+    ends = tuple((0, j % 3) for j in range(5000))
+    paths = dpo.Perturbed(dpo.ShortestPath(source=ends), num_samples=1)
+    assert not handlers(lambda x: paths(x, seed=0), jnp.ones((5000, 3, 3)))[0]
 
 
 def test_bad_operands_raise_what_the_layer_raises():
