@@ -16,6 +16,8 @@ it saves no sweep, since the slowest of thirty-two lanes decides.
 ``D(v) = D(u) + w(v)`` with ``D(u) < D(v)``. Where only a neighbour of equal distance does (a cost
 of zero, or one lost in rounding) the way leads to the nearest cell that has a smaller one, fewest
 steps first, then row-major order: the same path whatever the order of relaxation, and no cycle.
+Each lane looks about it as it goes, which takes half the time of steps back from all cells (30 x
+30); those are found where costs of zero announce ties, since the search among equals needs them.
 
 **Memory.** O(32 H W) a thread. A path as a bit a cell is the memo.
 """
@@ -43,14 +45,15 @@ def memo_words(problem, d, dtype):
 
 @jitable
 def workspace(theta, options, lanes):
-    """Distances with a halo, clipped costs, flags; lanes' cells and places; scratch for ties."""
+    """Distances with a halo, clipped costs, steps back, flags; lanes' cells; scratch for ties."""
     height, width = options[0], options[1]
     distance = lane_array((height + 2) * (width + 2), LANES, theta)
     costs = lane_array(height * width, LANES, theta)
+    back = lane_array(height * width, LANES, np.empty(0, np.int32))
     dirty = np.zeros((2, height + 2), np.bool_)
     cells, places = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     scratch = np.empty(height * width, np.int64), np.full(height * width, -1, np.int64)
-    return distance, costs, dirty, (cells, places), scratch
+    return distance, costs, back, dirty, (cells, places), scratch
 
 
 # ------------------------------------------------------------------------------------ relaxation
@@ -122,13 +125,16 @@ def relax(distance, costs, height, width, diagonal, dirty):
 
 @kernel
 def start(p, at, d, least, costs, distance):
-    """Clipped costs, and no distance known."""
+    """Clipped costs, and no distance known; whether a cost is zero, so that ties are to come."""
     stride = p.shape[1]
-    floor = broadcast(p.dtype.type(least))
+    floor, smallest = broadcast(p.dtype.type(least)), broadcast(p.dtype.type(np.inf))
     for i in range(d):
         x = load(p, i * stride + at)
-        store(costs, i * LANES, select(x > floor, x, floor))
+        cost = select(x > floor, x, floor)
+        store(costs, i * LANES, cost)
+        smallest = smaller(smallest, cost)
     distance[...] = np.inf
+    return any_lane(smallest == p.dtype.type(0.0))
 
 
 # ------------------------------------------------------------------------------------------ paths
@@ -180,22 +186,58 @@ def walk(distance, costs, width, diagonal, cells, places, y, at):
         store(places, 0, load(places, 0) + stride)
 
 
-@kernel
-def leads_on(distance, costs, v, size, lane):
-    """Whether a neighbour of smaller distance explains the distance of ``v``."""
-    width, diagonal = size[1], size[2]
-    place = inner(v, width)
-    d_v, w = distance[place, lane], costs[v, lane]
-    found = False
-    for i in range(-1, 2):
-        for j in range(-1, 2):
-            d_u = distance[place + i * (width + 2) + j, lane]
-            found |= (diagonal or i * j == 0) and d_u < d_v and d_u + w == d_v
-    return found
+@jitable
+def explained(d_u, w, d_v, step, first):
+    """``step`` in the lanes where neighbour ``u`` explains ``v`` from a smaller distance."""
+    return select((d_u + w == d_v) & (d_u < d_v), np.int32(step), first)
 
 
 @kernel
-def leave_tie(distance, costs, v, source, size, lane, scratch, y, column):
+def steps_back(distance, costs, height, width, diagonal, back):
+    """``back[v]``, the step from ``v`` to the cell that the way to it comes from, or 0.
+
+    There is none from the source, nor where only equal distances explain ``v``'s.
+    """
+    down = width + 2  # a row further, in ``distance``
+    for row in range(height):
+        for c in range(width):
+            v, x = row * width + c, (row + 1) * down + c + 1
+            d_v, w = load(distance, x * LANES), load(costs, v * LANES)
+            step = broadcast(np.int32(0))
+            # From the last neighbour to the first, which stays.
+            if diagonal:
+                step = explained(load(distance, (x + down + 1) * LANES), w, d_v, width + 1, step)
+            step = explained(load(distance, (x + down) * LANES), w, d_v, width, step)
+            if diagonal:
+                step = explained(load(distance, (x + down - 1) * LANES), w, d_v, width - 1, step)
+            step = explained(load(distance, (x + 1) * LANES), w, d_v, 1, step)
+            step = explained(load(distance, (x - 1) * LANES), w, d_v, -1, step)
+            if diagonal:
+                step = explained(load(distance, (x - down + 1) * LANES), w, d_v, 1 - width, step)
+            step = explained(load(distance, (x - down) * LANES), w, d_v, -width, step)
+            if diagonal:
+                step = explained(load(distance, (x - down - 1) * LANES), w, d_v, -1 - width, step)
+            store(back, v * LANES, step)
+
+
+@kernel
+def walk_steps(back, cells, y, at):
+    """As ``walk``, by steps that are known."""
+    for lane in range(0, LANES, 4):  # side by side, since a step waits for the one before
+        v0, v1, v2, v3 = cells[lane], cells[lane + 1], cells[lane + 2], cells[lane + 3]
+        moving = True
+        while moving:
+            y[v0, at + lane] = y[v1, at + lane + 1] = 1
+            y[v2, at + lane + 2] = y[v3, at + lane + 3] = 1
+            step0, step1 = back[v0, lane], back[v1, lane + 1]
+            step2, step3 = back[v2, lane + 2], back[v3, lane + 3]
+            v0, v1, v2, v3 = v0 + step0, v1 + step1, v2 + step2, v3 + step3
+            moving = (step0 | step1 | step2 | step3) != 0
+        cells[lane], cells[lane + 1], cells[lane + 2], cells[lane + 3] = v0, v1, v2, v3
+
+
+@kernel
+def leave_tie(distance, costs, back, v, source, size, lane, scratch, y, column):
     """Mark the way from ``v``, through equal distances, to where a smaller one comes before.
 
     Breadth first, neighbours in row-major order: the first such cell to be reached ends the way
@@ -219,7 +261,7 @@ def leave_tie(distance, costs, v, source, size, lane, scratch, y, column):
             if distance[place + i * (width + 2) + j, lane] + w == d_x and towards[u] < 0:
                 queue[reached], towards[u] = u, x
                 reached += 1
-                if u == source or leads_on(distance, costs, u, size, lane):
+                if back[u, lane] != 0 or u == source:
                     found = u
                     break
     u = found
@@ -232,9 +274,9 @@ def leave_tie(distance, costs, v, source, size, lane, scratch, y, column):
 
 
 @kernel
-def mark_paths(work, size, places, which, count, y, at):
+def mark_paths(work, size, places, which, count, ties, y, at):
     """Mark the paths of lanes in ``y``; raises if one of ``count`` has none of finite cost."""
-    distance, costs, _, (cells, halo), scratch = work
+    distance, costs, back, _, (cells, halo), scratch = work
     for lane in range(LANES):
         if lane == 0 or which[lane] != which[lane - 1]:
             target = places[which[lane], 1]
@@ -245,18 +287,29 @@ def mark_paths(work, size, places, which, count, y, at):
                 "theta has an instance without a path of finite cost from source to target: "
                 "walls (+inf) separate them, or its costs add up to more than the dtype can hold"
             )
-    arrived = False
-    while not arrived:
+    if not ties:
         walk(distance, costs, size[1], size[2], cells, halo, y, at)
-        arrived = True
+        if have_arrived(cells, places, which, count):
+            return
+    steps_back(distance, costs, size[0], size[1], size[2], back)
+    walk_steps(back, cells, y, at)
+    while not have_arrived(cells, places, which, count):
         for lane in range(count):
             source = places[which[lane], 0]
             if cells[lane] != source:
-                arrived = False
                 cells[lane] = leave_tie(
-                    distance, costs, cells[lane], source, size, lane, scratch, y, at + lane
+                    distance, costs, back, cells[lane], source, size, lane, scratch, y, at + lane
                 )
-                halo[lane] = inner(cells[lane], size[1])
+        walk_steps(back, cells, y, at)
+
+
+@jitable
+def have_arrived(cells, places, which, count):
+    """Whether lanes are at their sources."""
+    arrived = True
+    for lane in range(count):
+        arrived &= cells[lane] == places[which[lane], 0]
+    return arrived
 
 
 # ------------------------------------------------------------------------------------ the oracle
@@ -270,13 +323,13 @@ def prepare(theta, scale, d, kind):
 @jitable
 def solve(p, d, count, places, which, options, work, y):
     """Distances of a block of lanes, then their paths."""
-    distance, costs, dirty, _, _ = work
+    distance, costs, _, dirty, _, _ = work
     size = options[0], options[1], options[2] == 8
     height, width, diagonal = size
     least = bits_float(options[3])
     y[...] = 0
     for at in range(0, count, LANES):
-        start(p, at, d, least, costs, distance)
+        ties = start(p, at, d, least, costs, distance)
         for lane in range(LANES):
             if lane == 0 or which[lane] != which[lane - 1]:
                 source = places[which[lane], 0]
@@ -284,7 +337,7 @@ def solve(p, d, count, places, which, options, work, y):
                 dirty[0, source // width + 1] = True
             distance[place, lane] = costs[source, lane]
         relax(distance, costs, height, width, diagonal, dirty)
-        mark_paths(work, size, places, which, min(LANES, count - at), y, at)
+        mark_paths(work, size, places, which, min(LANES, count - at), ties, y, at)
 
 
 @kernel
