@@ -69,6 +69,21 @@ def _is_small(memo_bytes: int, theta_bytes: int) -> bool:
     return memo_bytes <= max(_MEMO_BYTES, theta_bytes)
 
 
+def keeps_samples(
+    problem: Problem, epsilon: np.ndarray, draws: Draws, rows: int, d: int, dtype: np.dtype
+) -> bool:
+    """Whether samples are so few that a value on the CPU keeps their solutions and scores, with
+    which a VJP is a sum."""
+    if draws.num_samples > FEW or kernels(epsilon).is_plain(problem, epsilon, draws, VJP):
+        return False
+    return rows * draws.num_samples * d * (4 + dtype.itemsize) <= _MEMO_BYTES
+
+
+def sample_words(num_samples: int, d: int, dtype: np.dtype) -> int:
+    """Words a row of solutions and scores of samples that are kept."""
+    return num_samples * d * (1 + dtype.itemsize // 4)
+
+
 def leaves_one_out(draws: Draws, centred: bool) -> bool:
     """Whether a sample's derivative is centred by the mean of the others."""
     return centred and draws.num_samples > 1 + (draws.design == ANTITHETIC)
@@ -94,6 +109,8 @@ def kept_words(
     if small.serves(problem, epsilon, draws, rows, d):
         return 0
     mean = 2 * d if leaves_one_out(draws, centred) else 0
+    if keeps_samples(problem, epsilon, draws, rows, d, dtype):
+        return mean + sample_words(draws.num_samples, d, dtype)
     if d <= _SMALL and draws.num_samples > FEW:
         return mean + 2 * d * (d + 1) if _outer_bytes(rows, d) <= _OUTER_BYTES else 0
     words = launch.memo_words(problem, epsilon, draws, d, dtype)
@@ -123,6 +140,8 @@ class Kept(NamedTuple):
     """What every sample decided, where that is small."""
     outer: np.ndarray | None = None
     """``sum y s^T`` and ``sum s``, (rows, (d + 1) d), where ``d`` is small."""
+    samples: tuple[np.ndarray, np.ndarray] | None = None
+    """Solutions and scores of few samples, (rows, num_samples, d)."""
     parts: tuple[Kept, ...] = ()
     """What the samplers that this one is made of kept (``_designs.py``)."""
 
@@ -164,6 +183,13 @@ class Sampler(NamedTuple):
     def _by_jacobian(self) -> bool:
         small = self.theta.shape[1] <= _SMALL and self.num_samples > FEW
         return small and is_host(self.theta)
+
+    @property
+    def _keeps_samples(self) -> bool:
+        if not is_host(self.theta):
+            return False
+        rows, d = self.theta.shape
+        return keeps_samples(self.problem, self.epsilon, self.draws, rows, d, self.theta.dtype)
 
     @property
     def sign(self) -> float:
@@ -263,6 +289,8 @@ class Sampler(NamedTuple):
             keeps, memo = _outer_bytes(*self.theta.shape) <= _OUTER_BYTES, None
         elif small := self._small():
             return Kept(*small.forward(self.theta, self.epsilon, self.draws))
+        elif for_gradient and self._keeps_samples:
+            return self._keeping_samples()
         else:
             memo = self._new_memo() if for_gradient else None
             keeps = memo is not None and _is_small(memo.nbytes, self.theta.nbytes)
@@ -274,6 +302,16 @@ class Sampler(NamedTuple):
             sums = self._launch(JACOBIAN)
             return Kept(self._mean(sums), outer=sums.totals[:, 0])
         return Kept(self._mean(self._launch(VALUE, memo=memo)), memo)
+
+    def _keeping_samples(self) -> Kept:
+        samples = self._new_samples()
+        sums = self._launch(VALUE, solutions=samples[0], scores=samples[1])
+        return Kept(self._mean(sums), samples=samples)
+
+    def _new_samples(self) -> tuple[np.ndarray, np.ndarray]:
+        rows, d = self.theta.shape
+        shape = rows, self.num_samples, d
+        return np.empty(shape, np.int32), np.empty(shape, self.theta.dtype)
 
     def _new_memo(self) -> np.ndarray | None:
         """Room for what samples decide; None where a Jacobian's sums say all there is to know."""
@@ -289,15 +327,24 @@ class Sampler(NamedTuple):
         given = self.problem, self.epsilon, self.draws, self.centred
         return kept_words(*given, rows, d, self.theta.dtype)
 
-    def packed_forward(self) -> tuple[np.ndarray, np.ndarray]:
+    def packed_forward(self, words: int) -> tuple[np.ndarray, np.ndarray]:
         """``ybar``, and what derivatives need of ``Kept``, as words that a program can hold: (rows,
-        words) uint32."""
-        kept = self._keeping(self._new_memo())
+        words) uint32, as many as ``kept_words`` has said."""
+        keeps = self._are_samples(words)
+        kept = self._keeping_samples() if keeps else self._keeping(self._new_memo())
         mean = kept.mean if self._loo else None
-        parts = (x for x in (mean, kept.memo, kept.outer) if x is not None)
+        arrays = mean, kept.memo, kept.outer, *(kept.samples or ())
+        parts = (x for x in arrays if x is not None)
         rows = len(self.theta)
-        words = [np.ascontiguousarray(x).reshape(rows, -1).view(np.uint32) for x in parts]
-        return kept.mean, np.concatenate(words, axis=1)
+        columns = [np.ascontiguousarray(x).reshape(rows, -1).view(np.uint32) for x in parts]
+        return kept.mean, np.concatenate(columns, axis=1)
+
+    def _are_samples(self, words: int) -> bool:
+        """Whether so many words are samples, and not what they decided in short. (Of how many rows
+        they are does not say: ``vmap`` may have added to them.)"""
+        d, mean = self.theta.shape[1], 2 * self.theta.shape[1] if self._loo else 0
+        of_samples = sample_words(self.num_samples, d, self.theta.dtype)
+        return self.num_samples <= FEW and words == mean + of_samples
 
     def unpacked(self, words: np.ndarray) -> Kept:
         """What ``packed_forward`` packed, on the same samples."""
@@ -305,6 +352,12 @@ class Sampler(NamedTuple):
         words, mean, first = words.reshape(rows, -1), np.zeros((rows, d)), 0
         if self._loo:
             mean, first = words[:, : 2 * d].copy().view(np.float64), 2 * d
+        if self._are_samples(words.shape[1]):
+            solutions, scores = self._new_samples()
+            middle = first + self.num_samples * d
+            solutions.reshape(rows, -1)[...] = words[:, first:middle].view(np.int32)
+            scores.reshape(rows, -1).view(np.uint32)[...] = words[:, middle:]
+            return Kept(mean, samples=(solutions, scores))
         rest = words[:, first:].copy()  # a program's array cannot be written to
         if self._by_jacobian:
             return Kept(mean, outer=rest.view(np.float64))
@@ -342,14 +395,7 @@ class Sampler(NamedTuple):
             return product, self._no_error(product.shape)
         if not by_jacobian or errors:
             kept = kept or self._before_vjp()
-            sums = self._launch(
-                VJP,
-                direction=v,
-                mean=self._rounded_centre(kept.mean),
-                memo=kept.memo,
-                squares=errors,
-                weighting=weighting,
-            ).totals
+            sums = self._sums_of_vjp(v, kept, errors, weighting)
         error = self._no_error(self.theta.shape)
         if errors:
             base, relative = self._slope(weighting)
@@ -358,6 +404,21 @@ class Sampler(NamedTuple):
         if by_jacobian:
             sums = self._contract(v, kept if weighting == SCORE else None, weighting)[:, None]
         return self._with_slope(sums, weighting), error
+
+    def _sums_of_vjp(self, v: np.ndarray, kept: Kept, errors: bool, weighting: int) -> np.ndarray:
+        """``sum <v, y - centre> s``, (rows, slots, d)."""
+        centre = self._rounded_centre(kept.mean)
+        if kept.samples and not errors and weighting == SCORE:
+            return kernels(self.theta).vjp_of_kept(self.draws, *kept.samples, v, centre)
+        return self._launch(
+            VJP,
+            direction=v,
+            mean=centre,
+            memo=kept.memo,
+            solutions=kept.samples and kept.samples[0],
+            squares=errors,
+            weighting=weighting,
+        ).totals
 
     def _with_slope(self, sums, weighting: int):
         """A VJP from its sums, (rows, slots, d): what ``_slope`` says, in one kernel."""
@@ -384,6 +445,8 @@ class Sampler(NamedTuple):
 
     def _rounded_centre(self, mean: np.ndarray) -> np.ndarray:
         """As a launch takes it; on a GPU the kernel that reads it rounds."""
+        if is_host(mean) and self.centre is None and not self._loo:
+            return np.zeros(mean.shape, self.theta.dtype)
         centre = self._centre(mean)
         return centre.astype(self.theta.dtype) if is_host(centre) else centre
 

@@ -29,7 +29,7 @@ from numba.core.ccallback import CFunc
 
 from . import _jax_cpu_checks, _jax_cpu_frames, _jax_cpu_handler, _jax_cpu_kernels, _jax_cpu_threads
 from . import _jax_ffi as ffi
-from ._engine import _OUTER_BYTES, _SMALL, _is_small, _outer_bytes
+from ._engine import _OUTER_BYTES, _SMALL, _is_small, _outer_bytes, sample_words
 from ._jax_cpu_frames import ENTROPY, NONE, OPERATIONS, OPTIONS, ORACLES, TOTAL, Parameters
 from ._jax_cpu_handler import WRITES
 from ._jax_cpu_kernels import form, kernel_index, load_kernel, module
@@ -135,7 +135,9 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
     draws = Draws(family, (0, 0), m)
     kernel = _kernel(spec, problem, draws, rows, d, theta.dtype, by_jacobian)
     memo_words, solution_words = 0, 1
-    if _recalls(spec) and not by_jacobian:
+    of_mean = 2 * d if layer.variance_reduction == "loo" and m > 1 else 0
+    keeps_samples = 0 < spec.kept == of_mean + sample_words(m, d, theta.dtype) and m <= FEW
+    if _recalls(spec) and not by_jacobian and not keeps_samples:
         memo_words, solution_words = _memo(spec, problem, draws, rows, d, theta.dtype)
     handler = registered(kernel, _written(spec.operation), theta.dtype.name)
     ns_per_coordinate = getattr(module(kernel), "NS_PER_COORDINATE", 1.0)
@@ -155,6 +157,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         by_jacobian=by_jacobian,
         memo_words=memo_words,
         solution_words=solution_words,
+        keeps_samples=keeps_samples,
         oracle=ORACLES.index(problem.oracle),
         sign=-1 if problem.minimises else 1,
         ends=len(ends),

@@ -69,7 +69,7 @@ def looks_wrong(frame, p, like):
             return wrong | _has_not_finite(beside)
         if p.oracle == RANKS:
             return wrong | _has_not_finite(theta) | no_ranks(beside)
-        wrong |= outside(beside, 0.0, 1.0)
+        wrong |= outside(beside)
         if p.oracle == GRID_PATH:
             return wrong | astray(beside, ends_of(frame, p), p.rows)
         return wrong | off_total(beside, total_of(frame, p))
@@ -81,12 +81,12 @@ _CLOSE = 0.9e-3
 
 
 @jitable
-def outside(y, low, high):
-    """Whether an entry may lie outside ``low .. high``."""
+def outside(y):
+    """Whether an entry may lie outside 0 .. 1."""
     wrong = False
     for b in range(y.shape[0]):
         for i in range(y.shape[1]):
-            wrong |= not (y[b, i] > low - _CLOSE and y[b, i] < high + _CLOSE)
+            wrong |= not (y[b, i] > -_CLOSE and y[b, i] < 1.0 + _CLOSE)
     return wrong
 
 

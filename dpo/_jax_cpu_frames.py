@@ -55,6 +55,8 @@ class Parameters(NamedTuple):
     """Of what the samples of a call decided, if that is written down or read; else 0."""
     solution_words: int
     """Of a solution in it."""
+    keeps_samples: int
+    """Whether what is kept is solutions and scores."""
     oracle: int
     """An index into ``ORACLES``."""
     sign: int

@@ -50,6 +50,8 @@ from .kernels.codes import (
 )
 from .kernels.cpu._jit import jitable
 from .kernels.cpu.arrays import contract_sums
+from .kernels.cpu.fused import copy_row
+from .kernels.cpu.kept import add_kept
 from .kernels.cpu.simd import LANES
 from .kernels.cpu.small import Samples, adjoint, is_loo, means, row_sum
 from .kernels.cpu.tasks import add_strands, parts_of, rows_together
@@ -109,6 +111,12 @@ def by_scale(p):
 
 
 @jitable
+def sign_of(p):
+    """What derivatives are multiplied by: scores of the scale know of costs."""
+    return 1 if by_scale(p) else p.sign
+
+
+@jitable
 def samples_of(p):
     """All rows, as the arithmetic of ``small.py`` takes them."""
     return Samples(p.calls * p.rows, p.d, p.family, p.num_samples, p.centred)
@@ -130,7 +138,7 @@ def sizes(operation, d):
 
 
 @njit(nogil=True, error_model="numpy")
-def launch(frame, p, c, operation, direction, mean, memo, like):
+def launch(frame, p, c, operation, direction, mean, memo, samples, like):
     """Whether no kernel raised, the counts, (rows, d), and the sums, (rows, slots, size).
 
     The arrays are the caller's to hold: kernels know their addresses only.
@@ -149,7 +157,9 @@ def launch(frame, p, c, operation, direction, mean, memo, like):
     units = (p.rows + LANES - 1) // LANES if few else (p.rows + together - 1) // together * parts
     kind = RACE if by_oracle and p.oracle == 0 and p.family == GUMBEL else ADDITIVE
     weighting = SCALE_SCORE if by_scale(p) else SCORE
-    memo_words = p.memo_words if memo.size > 0 else 0
+    memo_words, keeps = p.memo_words if memo.size > 0 else 0, samples[0].size > 0
+    solutions = address_of(samples[0]) if keeps else word(0)
+    scores = address_of(samples[1]) if keeps and operation == VALUE else word(0)
     what = Launch(
         kernel=address(p.kernel),
         form=p.form,
@@ -177,6 +187,8 @@ def launch(frame, p, c, operation, direction, mean, memo, like):
         direction=address_of(direction),
         mean=address_of(mean),
         memo=address_of(memo),
+        solutions=solutions,
+        scores=scores,
         counts=address_of(counts),
         sums=address_of(sums),
         options=option_address(frame),
@@ -197,6 +209,14 @@ def room(words):
     return np.empty(words, np.int32)
 
 
+@jitable
+def room_of_samples(p, wanted, like):
+    """For the solutions and scores of all samples, where they are kept and wanted."""
+    n = p.calls * p.rows if wanted and p.keeps_samples != 0 else 0
+    shape = (n, p.num_samples, p.d)
+    return np.empty(shape, np.int32), np.empty(shape, like.dtype)
+
+
 # ---------------------------------------------------------------- what a value leaves (``Kept``)
 
 
@@ -212,8 +232,7 @@ def put(values, kept, first):
     """Write the rows of an array, as 32-bit words, from column ``first`` on."""
     lines = lines_of(values, kept.shape[0])
     for b in range(lines.shape[0]):
-        for i in range(lines.shape[1]):
-            kept[b, first + i] = lines[b, i]
+        copy_row(lines[b], kept[b, first:])
 
 
 @njit(nogil=True, error_model="numpy")
@@ -221,8 +240,7 @@ def get(values, kept, first):
     """And read them."""
     lines = lines_of(values, kept.shape[0])
     for b in range(lines.shape[0]):
-        for i in range(lines.shape[1]):
-            lines[b, i] = kept[b, first + i]
+        copy_row(kept[b, first : first + lines.shape[1]], lines[b])
 
 
 @jitable
@@ -244,10 +262,10 @@ def mean_words(s):
 def write_value(frame, p, c, like):
     """The value of every row and, where derivatives want it, what ``packed_forward`` packs."""
     s = samples_of(p)
-    memo = room(p.calls * p.memo_words)
+    memo, samples = room(p.calls * p.memo_words), room_of_samples(p, True, like)
     by_jacobian = p.kept > 0 and p.by_jacobian != 0
     operation = word(JACOBIAN if by_jacobian else VALUE)
-    done, counts, sums = launch(frame, p, c, operation, c.theta, c.theta, memo, like)
+    done, counts, sums = launch(frame, p, c, operation, c.theta, c.theta, memo, samples, like)
     means(counts, s, array(frame, RESULTS, 0, p, p.d, like))
     if p.kept > 0:
         kept = words_kept(frame, RESULTS, 1, p)
@@ -257,6 +275,9 @@ def write_value(frame, p, c, like):
             put(mean, kept, 0)
         if by_jacobian:
             put(sums, kept, mean_words(s))
+        elif p.keeps_samples:
+            put(samples[0], kept, mean_words(s))
+            put(samples[1], kept, mean_words(s) + s.num_samples * s.d)
         else:
             put(memo, kept, mean_words(s))
     return asked(done)
@@ -283,7 +304,8 @@ def entropy(y, x):
 def write_maximum(frame, p, c, like):
     """The maximum or the loss of every row, and its slopes."""
     s = samples_of(p)
-    done, counts, sums = launch(frame, p, c, word(MAXIMUM), c.theta, c.theta, room(0), like)
+    memo, samples = room(0), room_of_samples(p, False, like)
+    done, counts, sums = launch(frame, p, c, word(MAXIMUM), c.theta, c.theta, memo, samples, like)
     value = array(frame, RESULTS, 0, p, 1, like)
     mean, x, known = np.empty((s.rows, s.d)), np.empty(s.d), True
     means(counts, s, mean)
@@ -334,7 +356,10 @@ def sums_of_jacobian(frame, p, c, mean, like):
         done, outer = True, np.empty((s.rows, p.d + 1, p.d))
         get(outer, words_kept(frame, OPERANDS, 5, p), mean_words(s))
     else:
-        done, counts, sums = launch(frame, p, c, word(JACOBIAN), c.theta, c.theta, room(0), like)
+        memo, samples = room(0), room_of_samples(p, False, like)
+        done, counts, sums = launch(
+            frame, p, c, word(JACOBIAN), c.theta, c.theta, memo, samples, like
+        )
         outer = sums.reshape((s.rows, p.d + 1, p.d))
         if is_loo(s):
             means(counts, s, mean)
@@ -348,14 +373,22 @@ def sums_of_vjp(frame, p, c, mean, like):
     s = samples_of(p)
     memo = room(p.calls * p.memo_words)
     operation = word(VALUE if is_loo(s) and p.kept == 0 else VJP)
-    if p.kept > 0:
+    samples = room_of_samples(p, True, like)
+    if p.keeps_samples:
+        get(samples[0], words_kept(frame, OPERANDS, 5, p), mean_words(s))
+        get(samples[1], words_kept(frame, OPERANDS, 5, p), mean_words(s) + s.num_samples * s.d)
+    elif p.kept > 0:
         get(memo, words_kept(frame, OPERANDS, 5, p), mean_words(s))
     centre = np.empty((s.rows, s.d), like.dtype)
     for b in range(s.rows):
         for i in range(s.d):
             centre[b, i] = mean[b, i]
+    if p.keeps_samples and not by_scale(p):
+        totals = np.empty((s.rows, s.d))
+        add_kept(samples[0], samples[1], c.beside, centre, like.dtype.type(0.0), totals)
+        return True, totals
     while True:  # one place that launches: it is compiled once
-        done, counts, sums = launch(frame, p, c, operation, c.beside, centre, memo, like)
+        done, counts, sums = launch(frame, p, c, operation, c.beside, centre, memo, samples, like)
         if operation == VJP or not done:
             return done, sums.reshape((s.rows, sums.shape[2]))
         means(counts, s, centre)
@@ -366,7 +399,7 @@ def sums_of_vjp(frame, p, c, mean, like):
 def write_adjoint(frame, p, c, like):
     """``v^T J``, or what it makes ``v^T dy / d epsilon``, of every row."""
     s = samples_of(p)
-    columns, sign = p.d if p.operation == ADJOINT else 1, 1 if by_scale(p) else p.sign
+    columns, sign = p.d if p.operation == ADJOINT else 1, sign_of(p)
     product = array(frame, RESULTS, 0, p, columns, like)
     mean, x, scores = np.zeros((s.rows, s.d)), np.empty(s.d), np.empty(s.d)
     if p.kept > 0 and is_loo(s):
@@ -411,12 +444,12 @@ def write_product(frame, p, c, like):
     product = array(frame, RESULTS, 0, p, p.d, like)
     direction, mean = np.empty((s.rows, s.d), like.dtype), np.zeros((s.rows, s.d))
     fill_direction(p, c, direction)
-    done, counts, sums = launch(frame, p, c, word(JVP), direction, c.theta, room(0), like)
+    memo, samples = room(0), room_of_samples(p, False, like)
+    done, counts, sums = launch(frame, p, c, word(JVP), direction, c.theta, memo, samples, like)
     if is_loo(s):
         means(counts, s, mean)
     for b in range(s.rows):
-        sign = 1 if by_scale(p) else p.sign
-        scale = sign / np.float64(c.epsilons[b]) / (p.num_samples - is_loo(s))
+        scale = sign_of(p) / np.float64(c.epsilons[b]) / (p.num_samples - is_loo(s))
         for i in range(p.d):
             product[b, i] = (sums[b, 0, i] - mean[b, i] * sums[b, 0, p.d]) * scale
     return asked(done)

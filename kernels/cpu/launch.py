@@ -28,14 +28,16 @@ from ..codes import (
 from ..noise import GUMBEL
 from ..user import Interrupted
 from . import argmax, argmax_jacobian, argmax_rows, failure
-from .arrays import all_finite, apply_slope, contract, has_nan
+from .arrays import all_finite, apply_slope, contract, divided, has_nan
+from .kept import vjp_of_kept
 from .layout import compiled_layout
 from .simd import LANES
 from .tasks import joined, parts_of, rows_together
 from .threads import get_num_threads, run_tasks
 
 __all__ = [
-    "Sums", "all_finite", "apply_slope", "contract", "has_nan", "launch", "new_memo"
+    "Sums", "all_finite", "apply_slope", "contract", "divided", "has_nan", "launch", "new_memo",
+    "vjp_of_kept",
 ]  # fmt: skip
 
 
@@ -59,6 +61,7 @@ def launch(
     mean: np.ndarray | None = None,
     memo: np.ndarray | None = None,
     solutions: np.ndarray | None = None,
+    scores: np.ndarray | None = None,
     squares: bool = False,
     weighting: int = SCORE,
 ) -> Sums:
@@ -68,7 +71,9 @@ def launch(
     ``theta``, ``direction`` and ``mean`` are (rows, d), float32 or float64, all of one dtype, and
     ``epsilon`` is (rows, 1) or (rows, d), positive. ``memo``, made by ``new_memo``, is where VALUE
     and MAXIMUM leave what was decided; a VJP of the same samples that is given it need not decide
-    again. ``solutions``, (rows, num_samples, d) int32, receives every solution.
+    again. ``solutions``, (rows, num_samples, d) int32, receives every solution, and ``scores``,
+    where samples are few and solutions wanted too, the scores of their noise: see ``kept.py``. A
+    VJP of few samples that is given ``solutions`` does not decide again either.
     """
     theta = compiled_layout(theta)
     empty = np.empty((0, 0), theta.dtype)
@@ -93,7 +98,7 @@ def launch(
             return _sparse_topk(problem, call)
         call = call._replace(memo=None)  # of another form
     try:
-        return _fused(problem, call, weighting, solutions)
+        return _fused(problem, call, weighting, solutions, scores)
     except Interrupted:
         error = first_failure(problem, call.theta, call.epsilon, draws)
     raise error
@@ -111,7 +116,7 @@ def _solve_only(problem: Problem, theta: np.ndarray, epsilon: np.ndarray, draws:
     none = np.empty((0, 0), theta.dtype)
     row_ids, key = padded_row_ids(draws, len(theta)), compiled_key(draws)
     call = _Call(theta, epsilon, draws, key, row_ids, VALUE, False, none, none, None)
-    _fused(problem, call, SCORE, None)
+    _fused(problem, call, SCORE)
 
 
 class _Call(NamedTuple):
@@ -307,7 +312,13 @@ def _options(problem: Problem) -> np.ndarray:
     return _module(problem.oracle).options(problem.solver)
 
 
-def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray | None) -> Sums:
+def _fused(
+    problem: Problem,
+    call: _Call,
+    weighting: int,
+    solutions: np.ndarray | None = None,
+    scores: np.ndarray | None = None,
+) -> Sums:
     rows, d = call.theta.shape
     draws, operation = call.draws, call.operation
     slots = 1
@@ -317,7 +328,6 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
         slots = 2 if operation == VJP else 3
     size = {VALUE: 0, MAXIMUM: 1, VJP: d, JVP: d + 1, JACOBIAN: (d + 1) * d, MOMENTS: d}[operation]
     few = draws.num_samples <= FEW and operation in (VALUE, MAXIMUM, VJP)
-    few = few and solutions is None
     parts = 1 if few else call.parts(slots, size)
     together = 1
     if not few and parts == 1:
@@ -330,7 +340,7 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
         scale = -scale
     pulls = draws.design == ANTITHETIC and draws.num_samples > 2
     pull = 1 / (draws.num_samples - 2) if pulls else 0
-    none = np.empty((0, 0, 0), np.int32)
+    none, no_scores = np.empty((0, 0, 0), np.int32), np.empty((0, 0, 0), call.theta.dtype)
     directions = np.empty((0, 0), np.uint32)
     if draws.directions is not None:
         directions = compiled_layout(draws.directions)
@@ -343,12 +353,13 @@ def _fused(problem: Problem, call: _Call, weighting: int, solutions: np.ndarray 
     )  # fmt: skip
     memo = none if call.memo is None else call.memo
     solutions = none if solutions is None else solutions
+    scores = no_scores if scores is None else scores
     oracle = _module(problem.oracle)
 
     def tasks(begin: int, end: int) -> None:
         oracle.run(
-            few, begin, end, (parts, together), operation, kernel_call, memo, solutions, counts,
-            sums,
+            few, begin, end, (parts, together), operation, kernel_call, memo, solutions, scores,
+            counts, sums,
         )  # fmt: skip
 
     num_tasks = -(-rows // LANES) if few else -(-rows // together) * parts

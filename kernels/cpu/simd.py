@@ -190,7 +190,7 @@ def store(array, index, vector):
     _store(array, index, vector)
 
 
-ROW_WIDTH = {types.float32: 4, types.float64: 8}
+ROW_WIDTH = {types.int32: 4, types.float32: 4, types.float64: 8}
 """Entries of a row that ``lane_rows`` reads: sixteen bytes, and a cache line."""
 
 
@@ -274,13 +274,13 @@ def lane_rows(table, row):
 
 @intrinsic
 def store_quad(typing_context, rows, i, a, b, c, d):
-    """``rows[lane, i : i + 4] = a[lane], b[lane], c[lane], d[lane]`` in all lanes, of float64."""
+    """``rows[lane, i : i + 4] = a[lane], b[lane], c[lane], d[lane]`` in all lanes."""
 
     def codegen(context, builder, sig, args):
         array = make_array(sig.args[0])(context, builder, args[0])
         stride = builder.extract_value(array.shape, 1)
         at = args[1]
-        four = ir.VectorType(ir.DoubleType(), 4)
+        four = ir.VectorType(args[2].type.element, 4)
         for first in range(0, LANES, 8):
             group = list(range(first, first + 8))
             x = [_shuffled(builder, v, v, group) for v in args[2:]]
@@ -293,7 +293,7 @@ def store_quad(typing_context, rows, i, a, b, c, d):
                     pair = [2 * lane, 2 * lane + 1, 8 + 2 * lane, 8 + 2 * lane + 1]
                     quad = _shuffled(builder, ab, cd, pair)
                     pointer = builder.bitcast(builder.gep(array.data, [at]), four.as_pointer())
-                    builder.store(quad, pointer, align=8)
+                    builder.store(quad, pointer, align=a.dtype.bitwidth // 8)
                     at = builder.add(at, stride)
         return context.get_dummy_value()
 

@@ -17,7 +17,7 @@ from numba import njit
 from ..codes import MAXIMUM, VALUE, VJP, Draws, Problem
 from . import argmax, argmax_rows
 from ._jit import jitable, kernel
-from .arrays import slope
+from .arrays import apply_slope_to_row
 from .launch import is_plain
 from .layout import compiled_layout
 from .simd import LANES
@@ -110,8 +110,7 @@ def maxima(p, sums, result):
 def adjoint(p, c, totals, sign, b, product):
     """``v^T J`` of row ``b``, from the sums of a VJP; ``sign`` is -1 where scores are costs."""
     divisor = p.num_samples - is_loo(p)
-    for i in range(p.d):
-        product[i] = totals[b, i] / divisor * slope(c.theta[b, i], c.epsilons[b], sign, False)
+    apply_slope_to_row(totals[b], divisor, c.theta[b], c.epsilons[b], sign, product)
 
 
 # ---------------------------------------------------------------------------------------- launches

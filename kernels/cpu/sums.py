@@ -274,53 +274,45 @@ def add_trees(lanes, strand):
 
 
 @kernel
-def add_rows_of_solutions(y, d, count, paired, which, rows, counts):
-    """A lane is a sample of row ``b = which[lane]``: ``counts[b, 0] += y``, and of ``y^2``.
-
-    ``rows`` (32, whole quads) is scratch, as below.
-    """
-    for slot in range(counts.shape[1]):
-        for i in range(0, d, 4):
-            store_quad(
-                rows, i,
-                float64(of_pair(paired and slot == 1, load(y, i * LANES))),
-                float64(of_pair(paired and slot == 1, load(y, (i + 1) * LANES))),
-                float64(of_pair(paired and slot == 1, load(y, (i + 2) * LANES))),
-                float64(of_pair(paired and slot == 1, load(y, (i + 3) * LANES))),
-            )  # fmt: skip
-        for lane in range(count):
-            solution, count_row = rows[lane], counts[which[lane], slot]
-            for i in range(d):
-                x = np.int64(solution[i])
-                count_row[i] += x if slot == 0 else x * x
-
-
-@jitable
-def squared_term(paired, term):
-    """The square of a term, or of its pair's sum, in float64."""
-    x = float64(of_pair(paired, term))
-    return x * x
+def to_rows(lanes, d, rows):
+    """``rows[lane, i] = lanes[i, lane]``, whole quads of ``d`` coordinates."""
+    for i in range(0, d, 4):
+        at = i * LANES
+        store_quad(
+            rows, i, load(lanes, at), load(lanes, at + LANES), load(lanes, at + 2 * LANES),
+            load(lanes, at + 3 * LANES),
+        )  # fmt: skip
 
 
 @kernel
-def add_rows_of_terms(weights, s, d, count, paired, which, rows, sums):
-    """A lane is a sample of row ``b = which[lane]``: ``sums[b, 0] += a s``, and of its square."""
-    a = load(weights, 0)
-    for slot in range(sums.shape[1]):
-        for i in range(0, d, 4):
-            t0, t1 = a * load(s, i * LANES), a * load(s, (i + 1) * LANES)
-            t2, t3 = a * load(s, (i + 2) * LANES), a * load(s, (i + 3) * LANES)
-            if slot == 0:
-                store_quad(rows, i, float64(t0), float64(t1), float64(t2), float64(t3))
-            else:
-                store_quad(
-                    rows, i, squared_term(paired, t0), squared_term(paired, t1),
-                    squared_term(paired, t2), squared_term(paired, t3),
-                )  # fmt: skip
-        for lane in range(count):
-            terms, total = rows[lane], sums[which[lane], slot]
+def add_rows_of_solutions(y, d, count, paired, which, counts):
+    """Row ``n`` of ``y`` is a sample of row ``b = which[n]``: ``counts[b, 0] += y``, and of
+    ``y^2``."""
+    for n in range(count):
+        solution, mate = y[n], y[n ^ 1 if paired else n]
+        total = counts[which[n], 0]
+        for i in range(d):
+            total[i] += np.int64(solution[i])
+        if counts.shape[1] > 1:
+            total = counts[which[n], 1]
             for i in range(d):
-                total[i] += terms[i]
+                x = np.int64(solution[i]) + np.int64(mate[i] if paired else 0)
+                total[i] += x * x
+
+
+@kernel
+def add_rows_of_terms(weights, s, d, count, paired, which, sums):
+    """Row ``n`` of ``s`` is of a sample of row ``b = which[n]``: ``sums[b, 0] += a s``, and of its
+    square."""
+    for n in range(count):
+        a, scores, total = weights[n], s[n], sums[which[n], 0]
+        for i in range(d):
+            total[i] += np.float64(a * scores[i])
+        if sums.shape[1] > 1:
+            b, others, total = weights[n ^ 1], s[n ^ 1], sums[which[n], 1]
+            for i in range(d):
+                term = a * scores[i] + b * others[i] if paired else a * scores[i]
+                total[i] += np.float64(term) * np.float64(term)
 
 
 @kernel

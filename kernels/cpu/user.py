@@ -128,9 +128,9 @@ def solve(p, d, count, places, which, options, work, y):
 
 
 @kernel
-def run(few, begin, end, split, operation, call, memo, solutions, counts, sums):
+def run(few, begin, end, split, operation, call, memo, solutions, scores, counts, sums):
     """Tasks ``begin .. end - 1``; see ``fused.py``."""
     run_tasks(
         workspace, prepare, solve, note, recall, RECALL_READS_SCORES, few, begin, end, split,
-        operation, call, memo, solutions, counts, sums,
+        operation, call, memo, solutions, scores, counts, sums,
     )  # fmt: skip
