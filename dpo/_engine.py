@@ -410,15 +410,9 @@ class Sampler(NamedTuple):
         centre = self._rounded_centre(kept.mean)
         if kept.samples and not errors and weighting == SCORE:
             return kernels(self.theta).vjp_of_kept(self.draws, *kept.samples, v, centre)
-        return self._launch(
-            VJP,
-            direction=v,
-            mean=centre,
-            memo=kept.memo,
-            solutions=kept.samples and kept.samples[0],
-            squares=errors,
-            weighting=weighting,
-        ).totals
+        decided = {"solutions": kept.samples[0]} if kept.samples else {"memo": kept.memo}
+        directed = {"direction": v, "mean": centre, "squares": errors, "weighting": weighting}
+        return self._launch(VJP, **directed, **decided).totals
 
     def _with_slope(self, sums, weighting: int):
         """A VJP from its sums, (rows, slots, d): what ``_slope`` says, in one kernel."""

@@ -15,9 +15,8 @@ import numpy as np
 from jax import numpy as jnp
 
 from ._arrays import INSTEAD_OF_NAN, as_scores, compute_dtype
-from ._checks import is_traced
 from ._host_jax import Host, host_p
-from ._jax_operands import as_offsets, as_words
+from ._jax_operands import as_offsets, as_temperature_operand, as_words
 from ._noise import Gumbel
 from ._oracles import Argmax, TopK
 from ._seeds import as_place, as_seed
@@ -64,8 +63,6 @@ def coordinates_sharded(layer: Perturbed, theta, *, seed, of: str, row_offset, a
         raise ValueError(
             f"there is no mesh axis {axis!r} here: call coordinates_sharded inside jax.shard_map"
         ) from None
-    if is_traced(layer.epsilon) or not isinstance(layer.epsilon, (float, np.ndarray)):
-        raise TypeError("with coordinates shared out epsilon must be a number or a NumPy array")
     d = theta.shape[-1] if theta.ndim else 0
     if size > 1 and d % 4:
         raise ValueError(
@@ -83,10 +80,26 @@ def coordinates_sharded(layer: Perturbed, theta, *, seed, of: str, row_offset, a
             f"theta may have k = {k} to {MOST_COORDINATES} coordinates in all, got {size * d}"
         )
     compute = compute_dtype(theta.dtype.name, "theta", "theta.astype('float32')")
-    spec = Spec(layer, axis, theta.shape, np.dtype(compute), k)
+    spec = Spec(layer._at(1.0), axis, theta.shape, np.dtype(compute), k)
     place = as_words(layer, seed), as_offsets(row_offset, 0)
-    result = (_value if of == "value" else _maximum)(spec, theta.astype(compute), *place)
+    given = theta.astype(compute), _temperatures(layer, theta, axis), *place
+    result = (_value if of == "value" else _maximum)(spec, *given)
     return result.astype(theta.dtype)
+
+
+def _temperatures(layer: Perturbed, theta, axis):
+    """``epsilon`` as an operand, (..., 1)."""
+    shape = np.shape(layer.epsilon)
+    if len(shape) == theta.ndim and shape[-1] != 1:
+        raise ValueError(
+            "with coordinates shared out epsilon must be a number, or have an entry a row"
+        )
+    epsilon = as_temperature_operand(
+        layer, jax.ShapeDtypeStruct((*theta.shape[:-1], 1), theta.dtype)
+    )
+    if _varies(epsilon, axis):
+        raise ValueError(f"epsilon must be the same on all devices of mesh axis {axis!r}")
+    return epsilon
 
 
 def _varies(x, axis) -> bool:
@@ -97,10 +110,10 @@ def _varies(x, axis) -> bool:
 # ---------------------------------------------------------------------------------- on the host
 
 
-def _shard(spec: Spec, theta, words, offsets, first) -> Shard:
+def _shard(spec: Spec, theta, epsilon, words, offsets, first) -> Shard:
     place = as_place(as_seed(words if words.ndim else int(words), "jax"), *map(int, offsets))
     scores = as_scores(np.asarray(theta), "theta")
-    return Shard.of(spec.layer, scores, place, int(first))
+    return Shard.of(spec.layer._at(np.asarray(epsilon)), scores, place, int(first))
 
 
 def _best(spec: Spec, bad, largest, *operands):
@@ -132,6 +145,17 @@ def _vjp(spec: Spec, projections, *operands):
     return (product.astype(spec.dtype).reshape(spec.shape),)
 
 
+def _epsilon_vjp(spec: Spec, product, finite_scores, *operands):
+    rows = np.asarray(product).reshape(spec.rows, -1)
+    slope = _shard(spec, *operands).epsilon_vjp(rows, np.asarray(finite_scores))
+    return (slope.astype(spec.dtype),)
+
+
+def _epsilon_slope(spec: Spec, winners, *operands):
+    slope = _shard(spec, *operands).epsilon_slope_of_maximum(_signed(winners))
+    return (slope.astype(spec.dtype),)
+
+
 def _perturbed(spec: Spec, winners, *operands):
     return (_shard(spec, *operands).perturbed_scores(_signed(winners)),)
 
@@ -160,9 +184,19 @@ def _called(fun, spec: Spec, results, *operands):
 # ------------------------------------------------------------------------------------ the program
 
 
-def _operands(spec: Spec, theta, words, offsets):
+def _operands(spec: Spec, theta, epsilon, words, offsets):
     first = jax.lax.axis_index(spec.axis).astype(np.uint32) * np.uint32(spec.shape[-1])
-    return theta, words, offsets, first
+    return theta, epsilon, words, offsets, first
+
+
+def _in_epsilon(part, epsilon):
+    """A device's part of the gradient in the temperatures of rows, (rows,), as the operand's: added
+    up over the axes on which that is the same. (With ``check_vma=False`` no type says which, and
+    JAX adds.)"""
+    part = part.reshape(epsilon.shape)
+    varying, own = (jax.typeof(x).manual_axis_type.varying for x in (part, epsilon))
+    axes = tuple(varying - own)
+    return jax.lax.psum(part, axes) if axes else part
 
 
 def _decide(spec: Spec, *operands):
@@ -185,37 +219,43 @@ def _decide(spec: Spec, *operands):
 
 
 @ft.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _value(spec: Spec, theta, words, offsets):
-    return _value_forward(spec, theta, words, offsets)[0]
+def _value(spec: Spec, theta, epsilon, words, offsets):
+    return _value_forward(spec, theta, epsilon, words, offsets)[0]
 
 
-def _value_forward(spec: Spec, theta, words, offsets):
-    operands = _operands(spec, theta, words, offsets)
+def _value_forward(spec: Spec, *given):
+    operands = _operands(spec, *given)
     _, winners = _decide(spec, *operands)
     (mean,) = _called(_mean, spec, [(spec.shape, spec.dtype)], winners, *operands)
-    return mean, (theta, words, offsets, winners)
+    return mean, (*given, winners)
 
 
 def _value_backward(spec: Spec, residuals, v):
-    theta, words, offsets, winners = residuals
-    operands = _operands(spec, theta, words, offsets)
+    *given, winners = residuals
+    operands = _operands(spec, *given)
     each = spec.decided[:2], spec.dtype
     (own,) = _called(_projections, spec, [each], v, winners, *operands)
     projections = jax.lax.psum(own, spec.axis)
-    result = (spec.shape, spec.dtype)
-    return *_called(_vjp, spec, [result], projections, *operands), None, None
+    (product,) = _called(_vjp, spec, [(spec.shape, spec.dtype)], projections, *operands)
+    scores = operands[0].reshape(spec.rows, -1)
+    finite = jnp.isfinite(scores)
+    sums = jnp.where(finite, scores, 0).sum(1), finite.sum(1, dtype=spec.dtype)
+    totals = jax.lax.psum(jnp.stack(sums, axis=1), spec.axis)
+    of_rows = (spec.rows,), spec.dtype
+    (part,) = _called(_epsilon_vjp, spec, [of_rows], product, totals, *operands)
+    return product, _in_epsilon(part, operands[1]), None, None
 
 
 _value.defvjp(_value_forward, _value_backward)
 
 
 @ft.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _maximum(spec: Spec, theta, words, offsets):
-    return _maximum_forward(spec, theta, words, offsets)[0]
+def _maximum(spec: Spec, theta, epsilon, words, offsets):
+    return _maximum_forward(spec, theta, epsilon, words, offsets)[0]
 
 
-def _maximum_forward(spec: Spec, theta, words, offsets):
-    operands = _operands(spec, theta, words, offsets)
+def _maximum_forward(spec: Spec, *given):
+    operands = _operands(spec, *given)
     values, winners = _decide(spec, *operands)
     if spec.is_race:
         each = spec.decided[:2], spec.dtype
@@ -223,16 +263,17 @@ def _maximum_forward(spec: Spec, theta, words, offsets):
         values = jax.lax.psum(own, spec.axis)
     (value,) = _called(_maximum_of, spec, [(spec.shape[:-1], spec.dtype)], values, *operands)
     value = jax.lax.pmax(value, spec.axis)  # equal in all: this says so
-    return value, (theta, words, offsets, winners)
+    return value, (*given, winners)
 
 
 def _maximum_backward(spec: Spec, residuals, v):
-    theta, words, offsets, winners = residuals
-    operands = _operands(spec, theta, words, offsets)
+    *given, winners = residuals
+    operands = _operands(spec, *given)
     (mean,) = _called(_mean, spec, [(spec.shape, spec.dtype)], winners, *operands)
     if not _varies(operands[-1], spec.axis):  # check_vma=False: every device's copy has its own v
         v = jax.lax.psum(v, spec.axis)
-    return v[..., None] * mean, None, None
+    (slope,) = _called(_epsilon_slope, spec, [((spec.rows,), spec.dtype)], winners, *operands)
+    return v[..., None] * mean, _in_epsilon(v.reshape(-1) * slope, operands[1]), None, None
 
 
 _maximum.defvjp(_maximum_forward, _maximum_backward)

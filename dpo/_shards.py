@@ -139,6 +139,38 @@ class Shard(NamedTuple):
         sums[np.isinf(s.theta)] = 0  # in place: a shard may fill the memory
         return sums
 
+    def finite_scores(self) -> np.ndarray:
+        """The sum of this shard's finite scores and how many they are, (rows, 2) float64."""
+        theta = self.sampler.theta
+        finite = np.isfinite(theta)
+        sums = theta.sum(1, dtype=np.float64, where=finite)
+        return np.stack([sums, finite.sum(1)], axis=1)
+
+    def epsilon_vjp(self, product: np.ndarray, finite_scores: np.ndarray) -> np.ndarray:
+        """This shard's part of ``v^T d y_eps / d eps``, (rows,): ``-(1 / eps) J theta``, theta less
+        its mean, from this shard's part of ``v^T J`` and ``finite_scores`` of all shards.
+
+        A block of coordinates at a time, since a shard may fill the memory.
+        """
+        theta, sums, block = self.sampler.theta, np.zeros(len(product)), 2**16
+        centre = finite_scores[:, :1] / np.maximum(finite_scores[:, 1:], 1)
+        for first in range(0, theta.shape[1], block):
+            part = slice(first, first + block)
+            scores = theta[:, part] - centre
+            scores[np.isinf(scores)] = 0
+            sums -= (product[:, part] * scores).sum(1)
+        return sums / self.sampler.epsilon[:, 0].astype(np.float64)
+
+    def epsilon_slope_of_maximum(self, winners: np.ndarray) -> np.ndarray:
+        """This shard's part of ``d Fbar / d eps``, (rows,): the mean noise of what was chosen."""
+        s, (own, place) = self.sampler, self._own(winners)
+        none, one = np.zeros_like(s.theta), np.ones_like(s.epsilon)
+        total = np.zeros(len(none))
+        for j in range(winners.shape[2]):
+            noise = _kernels().perturbed_scores(none, one, s.draws, place[:, :, j])
+            total += noise.sum(1, dtype=np.float64, where=own[:, :, j])
+        return total / s.num_samples
+
     def perturbed_scores(self, winners: np.ndarray) -> np.ndarray:
         """``theta_w + eps z_w`` of a race's winners, (rows, M); 0 where another shard has them."""
         s = self.sampler

@@ -53,7 +53,11 @@ def from_rows(call: Call, values) -> torch.Tensor:
 
 def as_epsilon(call: Call, gradient) -> torch.Tensor:
     """A gradient in (rows, 1) or (rows, d) temperatures, summed to the parameter's shape."""
-    epsilon, result = call.epsilon, from_rows(call, gradient)
+    return summed(call.epsilon, from_rows(call, gradient))
+
+
+def summed(epsilon: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """A gradient in the shape of the batch or of theta, summed to that of ``epsilon``."""
     if result.dim() < epsilon.dim():
         result = result.reshape(*result.shape, *(1,) * (epsilon.dim() - result.dim()))
     return result.sum_to_size(epsilon.shape).to(epsilon.dtype)

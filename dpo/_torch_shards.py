@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,13 +14,14 @@ from ._arrays import as_scores
 from ._perturbed import Perturbed
 from ._seeds import as_place, as_seed
 from ._shards import MOST_COORDINATES, Shard, check_layer, keep_best, packed, unpacked
-from ._torch import once, to_array
+from ._torch import once, summed, to_array
 
 
 def coordinates_sharded(layer: Perturbed, theta: Tensor, *, seed, of: str, row_offset, group):
     """See ``distributed.py``."""
     shard = _agreed(layer, theta, seed, row_offset, group)
-    return (_Value if of == "value" else _Maximum).apply(theta, shard, group)
+    epsilon = layer.epsilon if isinstance(layer.epsilon, Tensor) else None
+    return (_Value if of == "value" else _Maximum).apply(theta, epsilon, shard, group)
 
 
 # --------------------------------------------------------------------- before anything is computed
@@ -27,17 +29,16 @@ def coordinates_sharded(layer: Perturbed, theta: Tensor, *, seed, of: str, row_o
 
 def _agreed(layer: Perturbed, theta: Tensor, seed, row_offset, group) -> Shard:
     """This process's shard. What is wrong with any process's is raised in all: none waits."""
-    shard, error, facts = None, None, np.zeros(6, np.int64)
+    shard, error, facts = None, None, np.zeros(8, np.int64)
     try:
         check_layer(layer)
-        if isinstance(layer.epsilon, Tensor) and layer.epsilon.requires_grad:
-            raise ValueError(
-                "with coordinates shared out there is no gradient in epsilon: pass epsilon.detach()"
-            )
         words = as_seed(seed, "torch")
         place = as_place(words, row_offset, 0)
         shard = Shard.of(layer, as_scores(theta, "theta"), place, 0)
-        facts[:] = 1, *shard.sampler.theta.shape, *words, place.row_offset
+        learns = getattr(layer.epsilon, "requires_grad", False)
+        temperatures = zlib.crc32(shard.sampler.epsilon.tobytes())
+        whose = place.row_offset, temperatures, learns
+        facts[:] = 1, *shard.sampler.theta.shape, *words, *whose
     except (TypeError, ValueError, NotImplementedError, ImportError) as problem:
         error = problem
     every = np.stack(_gathered(facts, group))
@@ -53,13 +54,16 @@ def _checked(every: np.ndarray, k: int) -> list[int]:
     """The number of every process's first coordinate, from what ``_agreed`` gathered."""
     if not every[:, 0].all():
         raise ValueError(f"process {every[:, 0].argmin()} of the group refused its call: see there")
-    for name, column in (("theta's number of rows", 1), ("row_offset", 5)):
+    same = ("theta's number of rows", 1), ("row_offset", 5), ("whether epsilon is learned", 7)
+    for name, column in same:
         if (every[:, column] != every[0, column]).any():
             raise ValueError(
                 f"{name} must be the same in every process, got {every[:, column].tolist()}"
             )
     if (every[:, 3:5] != every[0, 3:5]).any():
         raise ValueError("seed must be the same in every process")
+    if (every[:, 6] != every[0, 6]).any():
+        raise ValueError("epsilon must be the same in every process")
     sizes = every[:, 2].tolist()
     if any(d % 4 for d in sizes[:-1]):
         raise ValueError(
@@ -89,6 +93,10 @@ def _reduced(array: np.ndarray, operation, group) -> np.ndarray:
     result = torch.from_numpy(np.ascontiguousarray(array))
     dist.all_reduce(result, operation, group)
     return result.numpy()
+
+
+def _total(array: np.ndarray, group) -> np.ndarray:
+    return _reduced(array, dist.ReduceOp.SUM, group)
 
 
 def _largest(array: np.ndarray, group) -> np.ndarray:
@@ -124,10 +132,10 @@ def _decide(shard: Shard, group) -> _Decided:
 
 class _Value(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, shard: Shard, group):
+    def forward(ctx: Any, theta: Tensor, epsilon: Tensor | None, shard: Shard, group):
         ctx.shard, ctx.group = shard, group
         ctx.winners = _decide(shard, group).winners
-        ctx.save_for_backward(theta)
+        ctx.save_for_backward(theta, epsilon)
         return _restored(shard, shard.mean(ctx.winners), shard.scores.shape)
 
     @staticmethod
@@ -135,27 +143,45 @@ class _Value(torch.autograd.Function):
         shard, rows = ctx.shard, ctx.shard.sampler.theta
         v = to_array(gradient, rows).reshape(rows.shape)
         own = shard.projections(v, ctx.winners)
-        product = shard.vjp(_reduced(own, dist.ReduceOp.SUM, ctx.group))
+        product = shard.vjp(_total(own, ctx.group))
         result = _restored(shard, product, shard.scores.shape)
-        return once(result, *ctx.saved_tensors, gradient), None, None
+        by_epsilon = None
+        if ctx.needs_input_grad[1]:
+            part = shard.epsilon_vjp(product, _total(shard.finite_scores(), ctx.group))
+            by_epsilon = _in_epsilon(ctx, _total(part, ctx.group))
+        given = *ctx.saved_tensors, gradient
+        return once(result, *given), once(by_epsilon, *given), None, None
 
 
 class _Maximum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, shard: Shard, group):
-        ctx.shard = shard
+    def forward(ctx: Any, theta: Tensor, epsilon: Tensor | None, shard: Shard, group):
+        ctx.shard, ctx.group = shard, group
         values, ctx.winners = _decide(shard, group)
         if shard.is_race:
-            own = shard.perturbed_scores(ctx.winners)
-            values = _reduced(own, dist.ReduceOp.SUM, group)
-        ctx.save_for_backward(theta)
+            values = _total(shard.perturbed_scores(ctx.winners), group)
+        ctx.save_for_backward(theta, epsilon)
         return _restored(shard, shard.maximum(values), shard.scores.batch)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
-        mean = _restored(ctx.shard, ctx.shard.mean(ctx.winners), ctx.shard.scores.shape)
+        shard = ctx.shard
+        mean = _restored(shard, shard.mean(ctx.winners), shard.scores.shape)
         result = gradient.detach()[..., None] * mean
-        return once(result, *ctx.saved_tensors, gradient), None, None
+        by_epsilon = None
+        if ctx.needs_input_grad[1]:
+            slope = _total(shard.epsilon_slope_of_maximum(ctx.winners), ctx.group)
+            upstream = gradient.detach().double().numpy().reshape(-1)
+            by_epsilon = _in_epsilon(ctx, upstream * slope)
+        given = *ctx.saved_tensors, gradient
+        return once(result, *given), once(by_epsilon, *given), None, None
+
+
+def _in_epsilon(ctx: Any, gradient: np.ndarray) -> Tensor:
+    """A gradient in the temperatures of rows, (rows,), as that of the parameter: the whole of it,
+    the same in every process."""
+    shape = ctx.shard.scores.batch
+    return summed(ctx.saved_tensors[1], torch.from_numpy(gradient).reshape(shape))
 
 
 def _restored(shard: Shard, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:

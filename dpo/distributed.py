@@ -63,9 +63,10 @@ def coordinates_sharded(
 
     ``theta`` is this process's part of the scores, ``(..., d_p)``: joined along the last axis, in
     the order of ranks, parts are the scores of the whole problem, ``(..., d)``. The result is this
-    process's part of the perturbed optimum, differentiable in ``theta``; joined likewise, results
-    are ``layer(whole, seed=seed)`` to the last bit. ``of="max"`` gives ``layer.max``, ``(...)``,
-    the same in every process; its gradient is of the ``v`` that all have.
+    process's part of the perturbed optimum, differentiable in ``theta`` and in the layer's
+    ``epsilon``; joined likewise, results are ``layer(whole, seed=seed)`` to the last bit.
+    ``of="max"`` gives ``layer.max``, ``(...)``, the same in every process; its gradient is of the
+    ``v`` that all have. The gradient in ``epsilon``, which all have too, is the whole one in each.
 
     A process draws, decides and differentiates what it holds. What travels is a winner a sample
     (``k`` a sample and process for top-k), and a number a sample in the gradient: nothing that
@@ -74,7 +75,8 @@ def coordinates_sharded(
     Parameters
     ----------
     layer
-        Of ``dpo.Argmax()`` or ``dpo.TopK(k)``, with a fixed number of independent samples.
+        Of ``dpo.Argmax()`` or ``dpo.TopK(k)``, with a fixed number of independent samples, and one
+        temperature or an entry a row.
     theta
         A torch tensor in CPU memory, in every process of ``group``; or, inside ``jax.shard_map``, a
         JAX array whose last axis is shared out over the mesh axis of the name ``group``.
@@ -89,8 +91,8 @@ def coordinates_sharded(
     ------
     ValueError, TypeError
         For a layer that cannot be shared out so; where a part but the last has no multiple of four
-        coordinates (four share a block of random words: pad with ``-inf``); where rows or seeds
-        differ. What one process refuses is an error in all.
+        coordinates (four share a block of random words: pad with ``-inf``); where rows, seeds or
+        temperatures differ. What one process refuses is an error in all.
     NotImplementedError
         For tensors on a GPU.
     """

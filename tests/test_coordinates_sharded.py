@@ -60,7 +60,14 @@ def everything(rank, results):
         (slope,) = torch.autograd.grad(y, theta, v)
         most = coordinates_sharded(layer, theta, seed=SEED, of="max")
         (of_most,) = torch.autograd.grad(most[:7].sum(), theta)
-        results[rank, case] = [x.detach().numpy() for x in (y, slope, most, of_most)]
+        learned = torch.full((len(theta), 1), 0.5, dtype=theta.dtype, requires_grad=True)
+        warm = layer._at(learned)
+        slopes = []
+        for of, upstream in ("value", v), ("max", v[:, 0] * 0 + 2):
+            result = coordinates_sharded(warm, theta.detach(), seed=SEED, of=of)
+            slopes += torch.autograd.grad(result, learned, upstream)
+        every = y, slope, most, of_most, *slopes
+        results[rank, case] = [x.detach().numpy() for x in every]
 
     layer = dpo.Perturbed(num_samples=10)
     theta = torch.from_numpy(part_of(problem("float32")[0], rank))
@@ -84,7 +91,9 @@ def everything(rank, results):
     with_nan[3, 2] = torch.nan if rank else 0
     refused("theta contains NaN" if rank else "process 1 of the group", theta=with_nan)
     learned = torch.nn.Parameter(torch.tensor(0.5))
-    refused("epsilon.detach", layer=dpo.Perturbed(epsilon=learned))
+    own = dpo.Perturbed(epsilon=learned if rank else 0.5)
+    refused("whether epsilon is learned must be the same", layer=own)
+    refused("epsilon must be the same", layer=dpo.Perturbed(epsilon=0.5 + rank))
     refused("of must be", of="jacobian")
     for bad, message in (
         ({"oracle": dpo.Ranks()}, "whose winners can be merged"),
@@ -133,6 +142,7 @@ def joined(results, key, k=None):
 @pytest.mark.parametrize("name", ORACLES)
 @pytest.mark.parametrize("noise", ["normal", "gumbel", "logistic"])
 def test_two_processes_decide_what_one_does(results, name, noise, dtype):
+    torch = pytest.importorskip("torch")
     theta, v = problem(dtype)
     tolerance = (
         {"rtol": 2e-5, "atol": 2e-5} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-13}
@@ -148,6 +158,20 @@ def test_two_processes_decide_what_one_does(results, name, noise, dtype):
             most = results[rank, case][2]
             assert most.dtype == dtype
             np.testing.assert_allclose(most, layer.max(theta, seed=SEED), rtol=1e-6)
+        for of, upstream, by_epsilon in (("value", v, 4), ("max", np.full(13, 2, dtype), 5)):
+            learned = torch.full((13, 1), 0.5, dtype=torch.tensor(theta).dtype, requires_grad=True)
+            warm, whole = layer._at(learned), torch.from_numpy(theta)
+            result = (warm if of == "value" else warm.max)(whole, seed=SEED)
+            (expected,) = torch.autograd.grad(result, learned, torch.from_numpy(upstream))
+            # Of large scores the one who holds all subtracts what is lost in rounding.
+            moderate = (
+                np.abs(theta, where=np.isfinite(theta), out=np.zeros(theta.shape)).max(1) < 99
+            )
+            wanted = expected.numpy()[moderate]
+            scale = np.abs(wanted).max()
+            for rank in range(WORLD):
+                ours = results[rank, case][by_epsilon][moderate]
+                np.testing.assert_allclose(ours / scale, wanted / scale, **tolerance)
         first = np.arange(len(theta))[:, None] < 7
         np.testing.assert_array_equal(joined(results, case, 3), np.where(first, y, 0))
 
@@ -207,6 +231,22 @@ def check(layer, dtype):
     close(most(x, key), layer.max(theta, seed=words), rtol=1e-6)
     equal(slope, np.where(finite[:, None], expected, 0))
 
+    def warm(epsilon, of, out):
+        f = lambda x, e, key: coordinates_sharded(layer._at(e), x, seed=key, group="i", of=of)
+        return over(f, mesh, whole, P(), P(), out=out)(x, epsilon, key)
+
+    def alone(epsilon, of):
+        warm = layer._at(epsilon)
+        return warm(x, seed=key) if of == "value" else warm.max(x, seed=key)
+
+    for of, out, w in ("value", whole, u), ("max", P(), jnp.where(finite, 2.0, 0).astype(dtype)):
+        weighted = lambda y: jnp.where(w == 0, 0, y * w).sum()
+        for epsilon in jnp.asarray(0.5, dtype), jnp.linspace(0.4, 0.8, 10, dtype=dtype)[:, None]:
+            slope = jax.grad(lambda e: weighted(warm(e, of, out)))(epsilon)
+            wanted = jax.grad(lambda e: weighted(alone(e, of)))(epsilon)
+            scale = np.abs(wanted).max()
+            close(slope / scale, wanted / scale, **tolerance)
+
     both = over(
         lambda x, key: coordinates_sharded(
             layer, x, seed=key, group="i", row_offset=5 * jax.lax.axis_index("rows")
@@ -218,13 +258,15 @@ def check(layer, dtype):
 
 def check_unchecked(of, out):  # without types that tell what varies, derivatives are the same
     layer, x = dpo.Perturbed(noise="gumbel", num_samples=40), jnp.asarray(THETA)
-    f = lambda x: coordinates_sharded(layer, x, seed=words, group="i", of=of)
+    f = lambda x, e: coordinates_sharded(layer._at(e), x, seed=words, group="i", of=of)
     results = []
     for vma in (True, False):
-        g = over(f, mesh, P(None, "i"), out=out, check_vma=vma)
-        results.append(jax.value_and_grad(lambda x: (g(x) ** 2).sum())(x))
+        g = over(f, mesh, P(None, "i"), P(), out=out, check_vma=vma)
+        both = jax.value_and_grad(lambda x, e: (g(x, e) ** 2).sum(), (0, 1))
+        results.append(both(x, jnp.full((3, 1), 0.5)))
     equal(results[0][0], results[1][0])
-    equal(results[0][1], results[1][1])
+    equal(results[0][1][0], results[1][1][0])
+    close(results[0][1][1], results[1][1][1], rtol=1e-12)
 
 
 def refused(message, layer, x, spec=P(None, "i")):
@@ -251,7 +293,7 @@ refused("share out its last axis", dpo.Perturbed(), x, P())
 refused("a multiple of 4 coordinates on every device", dpo.Perturbed(), x[:, :24])
 refused("whose winners can be merged", dpo.Perturbed(dpo.Ranks()), x)
 refused("k = 33 to", dpo.Perturbed(dpo.TopK(33)), x)
-refused("epsilon must be a number", dpo.Perturbed(epsilon=jnp.ones(2)), x)
+refused("epsilon must be a number", dpo.Perturbed(epsilon=jnp.ones((2, 8))), x)
 refused("theta contains NaN", dpo.Perturbed(), x.at[1, 20].set(jnp.nan))
 try:
     coordinates_sharded(dpo.Perturbed(), x, seed=words, group="i")
