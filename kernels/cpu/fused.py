@@ -450,6 +450,7 @@ def run_few(
     directed = room(operation == VJP, size, LANES, theta)
     centre = room(operation == VJP, size, LANES, theta)
     y = lane_array(size, LANES, memo)
+    y[...] = 0  # lanes that no problem has
     weights, values = np.zeros(LANES, theta.dtype), np.zeros(LANES, np.float64)
     y_rows, s_rows = lane_array(LANES, size, memo), room(s.size > 0, LANES, size, theta)
     work = workspace(theta, options, LANES)
@@ -473,7 +474,7 @@ def run_few(
                 if noted:
                     copy_notes(noted, seats, window, LANES, memo, notes)
                 decide(
-                    solve, note, recall, operation, p, d, LANES, places, which, options, notes, 0,
+                    solve, note, recall, operation, p, d, count, places, which, options, notes, 0,
                     work, y,
                 )  # fmt: skip
                 if memo.size > 0 and not noted:
