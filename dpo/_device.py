@@ -45,7 +45,7 @@ def take(array: Any, index: np.ndarray) -> Any:
 
 
 def divided(x: Any, divisor: float) -> Any:
-    """``x / divisor``, (rows, d) float64, of counts: half of NumPy's time, a quarter of CuPy's."""
+    """``x / divisor``, (rows, d) float64; counts take half of NumPy's time, a quarter of CuPy's."""
     return kernels(x).divided(x, divisor, np.float64)
 
 

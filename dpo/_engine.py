@@ -327,10 +327,10 @@ class Sampler(NamedTuple):
         given = self.problem, self.epsilon, self.draws, self.centred
         return kept_words(*given, rows, d, self.theta.dtype)
 
-    def packed_forward(self, words: int) -> tuple[np.ndarray, np.ndarray]:
+    def packed_forward(self, kept_words: int) -> tuple[np.ndarray, np.ndarray]:
         """``ybar``, and what derivatives need of ``Kept``, as words that a program can hold: (rows,
         words) uint32, as many as ``kept_words`` has said."""
-        keeps = self._are_samples(words)
+        keeps = self._are_samples(kept_words)
         kept = self._keeping_samples() if keeps else self._keeping(self._new_memo())
         mean = kept.mean if self._loo else None
         arrays = mean, kept.memo, kept.outer, *(kept.samples or ())

@@ -15,8 +15,9 @@ import numpy as np
 from jax import numpy as jnp
 
 from ._arrays import INSTEAD_OF_NAN, as_scores, compute_dtype
+from ._checks import is_traced
 from ._host_jax import Host, host_p
-from ._jax_operands import as_offsets, as_temperature_operand, as_words
+from ._jax_operands import as_offsets, as_temperature_operand, as_words, varying_alike
 from ._noise import Gumbel
 from ._oracles import Argmax, TopK
 from ._seeds import as_place, as_seed
@@ -36,6 +37,8 @@ class Spec(NamedTuple):
     dtype: np.dtype
     """That kernels compute in."""
     k: int
+    learned: bool
+    """Whether there may be a derivative in the temperature."""
 
     @property
     def is_race(self) -> bool:
@@ -80,9 +83,10 @@ def coordinates_sharded(layer: Perturbed, theta, *, seed, of: str, row_offset, a
             f"theta may have k = {k} to {MOST_COORDINATES} coordinates in all, got {size * d}"
         )
     compute = compute_dtype(theta.dtype.name, "theta", "theta.astype('float32')")
-    spec = Spec(layer._at(1.0), axis, theta.shape, np.dtype(compute), k)
+    learned = is_traced(layer.epsilon)
+    spec = Spec(layer._at(1.0), axis, theta.shape, np.dtype(compute), k, learned)
     place = as_words(layer, seed), as_offsets(row_offset, 0)
-    given = theta.astype(compute), _temperatures(layer, theta, axis), *place
+    given = varying_alike(theta.astype(compute), _temperatures(layer, theta, axis), *place)
     result = (_value if of == "value" else _maximum)(spec, *given)
     return result.astype(theta.dtype)
 
@@ -145,9 +149,9 @@ def _vjp(spec: Spec, projections, *operands):
     return (product.astype(spec.dtype).reshape(spec.shape),)
 
 
-def _epsilon_vjp(spec: Spec, product, finite_scores, *operands):
+def _epsilon_vjp(spec: Spec, product, totals, *operands):
     rows = np.asarray(product).reshape(spec.rows, -1)
-    slope = _shard(spec, *operands).epsilon_vjp(rows, np.asarray(finite_scores))
+    slope = _shard(spec, *operands).epsilon_vjp(rows, np.asarray(totals))
     return (slope.astype(spec.dtype),)
 
 
@@ -189,16 +193,6 @@ def _operands(spec: Spec, theta, epsilon, words, offsets):
     return theta, epsilon, words, offsets, first
 
 
-def _in_epsilon(part, epsilon):
-    """A device's part of the gradient in the temperatures of rows, (rows,), as the operand's: added
-    up over the axes on which that is the same. (With ``check_vma=False`` no type says which, and
-    JAX adds.)"""
-    part = part.reshape(epsilon.shape)
-    varying, own = (jax.typeof(x).manual_axis_type.varying for x in (part, epsilon))
-    axes = tuple(varying - own)
-    return jax.lax.psum(part, axes) if axes else part
-
-
 def _decide(spec: Spec, *operands):
     """Values and winners of all shards, (rows, M, k), from the operands of ``_shard``.
 
@@ -237,13 +231,15 @@ def _value_backward(spec: Spec, residuals, v):
     (own,) = _called(_projections, spec, [each], v, winners, *operands)
     projections = jax.lax.psum(own, spec.axis)
     (product,) = _called(_vjp, spec, [(spec.shape, spec.dtype)], projections, *operands)
+    if not spec.learned:
+        return product, None, None, None
     scores = operands[0].reshape(spec.rows, -1)
     finite = jnp.isfinite(scores)
     sums = jnp.where(finite, scores, 0).sum(1), finite.sum(1, dtype=spec.dtype)
     totals = jax.lax.psum(jnp.stack(sums, axis=1), spec.axis)
     of_rows = (spec.rows,), spec.dtype
     (part,) = _called(_epsilon_vjp, spec, [of_rows], product, totals, *operands)
-    return product, _in_epsilon(part, operands[1]), None, None
+    return product, part.reshape(operands[1].shape), None, None  # JAX adds parts up
 
 
 _value.defvjp(_value_forward, _value_backward)
@@ -272,8 +268,11 @@ def _maximum_backward(spec: Spec, residuals, v):
     (mean,) = _called(_mean, spec, [(spec.shape, spec.dtype)], winners, *operands)
     if not _varies(operands[-1], spec.axis):  # check_vma=False: every device's copy has its own v
         v = jax.lax.psum(v, spec.axis)
+    by_theta = v[..., None] * mean
+    if not spec.learned:
+        return by_theta, None, None, None
     (slope,) = _called(_epsilon_slope, spec, [((spec.rows,), spec.dtype)], winners, *operands)
-    return v[..., None] * mean, _in_epsilon(v.reshape(-1) * slope, operands[1]), None, None
+    return by_theta, (v.reshape(-1) * slope).reshape(operands[1].shape), None, None
 
 
 _maximum.defvjp(_maximum_forward, _maximum_backward)

@@ -8,6 +8,9 @@ being consecutive coordinates of every row:
     mean(winners)            its part of ybar
     projections(v, winners)  sum of v over the winners it holds              sum over: <v, y_m>
     vjp(projections)         its part of v^T J = sum_m <v, y_m - ybar> s_m / ((M - 1) eps)
+    finite_scores            their sum, and how many                         sum over: totals
+    epsilon_vjp(v^T J)       its part of v^T d ybar / d eps                  sum over
+    epsilon_slope_of_maximum(winners)    its part of d Fbar / d eps          sum over
 
 The noise contract names noise by coordinate, so the winners, and hence ``ybar``, are those of one
 process bit for bit. What travels grows with rows x samples, never with coordinates.
@@ -18,6 +21,7 @@ Arrays are NumPy's; ``_torch_shards.py`` and ``_jax_shards.py`` add the collecti
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,6 +41,7 @@ MOST_COORDINATES = 2**32 - 4
 _NOBODY = 2**32 - 1
 """The number of a coordinate that does not exist; the value of it is -inf."""
 _LOW = 2**32 - 1
+_BLOCK = 2**16
 
 
 def check_layer(layer: Perturbed) -> None:
@@ -139,32 +144,37 @@ class Shard(NamedTuple):
         sums[np.isinf(s.theta)] = 0  # in place: a shard may fill the memory
         return sums
 
+    def _blocks(self) -> Iterator[slice]:
+        """Some coordinates at a time: a shard may fill the memory."""
+        d = self.sampler.theta.shape[1]
+        return (slice(first, first + _BLOCK) for first in range(0, d, _BLOCK))
+
     def finite_scores(self) -> np.ndarray:
         """The sum of this shard's finite scores and how many they are, (rows, 2) float64."""
         theta = self.sampler.theta
-        finite = np.isfinite(theta)
-        sums = theta.sum(1, dtype=np.float64, where=finite)
-        return np.stack([sums, finite.sum(1)], axis=1)
+        result = np.zeros((len(theta), 2))
+        for block in self._blocks():
+            finite = np.isfinite(theta[:, block])
+            result[:, 0] += theta[:, block].sum(1, dtype=np.float64, where=finite)
+            result[:, 1] += finite.sum(1)
+        return result
 
-    def epsilon_vjp(self, product: np.ndarray, finite_scores: np.ndarray) -> np.ndarray:
-        """This shard's part of ``v^T d y_eps / d eps``, (rows,): ``-(1 / eps) J theta``, theta less
-        its mean, from this shard's part of ``v^T J`` and ``finite_scores`` of all shards.
-
-        A block of coordinates at a time, since a shard may fill the memory.
+    def epsilon_vjp(self, product: np.ndarray, totals: np.ndarray) -> np.ndarray:
+        """This shard's part of ``v^T d y_eps / d eps``, (rows,) float64: ``-(1 / eps) J theta``,
+        theta less its mean, from this shard's part of ``v^T J`` and the ``finite_scores`` of all.
         """
-        theta, sums, block = self.sampler.theta, np.zeros(len(product)), 2**16
-        centre = finite_scores[:, :1] / np.maximum(finite_scores[:, 1:], 1)
-        for first in range(0, theta.shape[1], block):
-            part = slice(first, first + block)
-            scores = theta[:, part] - centre
+        theta, sums = self.sampler.theta, np.zeros(len(product))
+        centre = totals[:, :1].astype(np.float64) / np.maximum(totals[:, 1:], 1)
+        for block in self._blocks():
+            scores = theta[:, block] - centre
             scores[np.isinf(scores)] = 0
-            sums -= (product[:, part] * scores).sum(1)
+            sums -= (product[:, block] * scores).sum(1)
         return sums / self.sampler.epsilon[:, 0].astype(np.float64)
 
     def epsilon_slope_of_maximum(self, winners: np.ndarray) -> np.ndarray:
         """This shard's part of ``d Fbar / d eps``, (rows,): the mean noise of what was chosen."""
         s, (own, place) = self.sampler, self._own(winners)
-        none, one = np.zeros_like(s.theta), np.ones_like(s.epsilon)
+        none, one = np.zeros(s.theta.shape, s.theta.dtype), np.ones_like(s.epsilon)  # no memory yet
         total = np.zeros(len(none))
         for j in range(winners.shape[2]):
             noise = _kernels().perturbed_scores(none, one, s.draws, place[:, :, j])

@@ -1,10 +1,11 @@
 """torch autograd around the NumPy engine. Imported only once a torch tensor has been seen.
 
 Saved for backward: the scores, the seed, the mean and, where that is small, what was decided for
-each sample; the noise is drawn again. Differentiating twice is right where it is offered (``max``
-and the loss in ``theta``, whose gradient is the differentiable perturbed optimum) and an error
-elsewhere. Exact expectations are differentiable to any order: the first two derivatives in theta
-are kernels, the others those of plain torch operations (``_torch_exact.py``).
+each sample; the noise is drawn again, but for that of few samples. Differentiating twice is right
+where it is offered (``max`` and the loss in ``theta``, whose gradient is the differentiable
+perturbed optimum) and an error elsewhere. Exact expectations are differentiable to any order: the
+first two derivatives in theta are kernels, the others those of plain torch operations
+(``_torch_exact.py``).
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ def _agreed(layer: Perturbed, theta: Tensor, seed, row_offset, group) -> Shard:
         shard = Shard.of(layer, as_scores(theta, "theta"), place, 0)
         learns = getattr(layer.epsilon, "requires_grad", False)
         temperatures = zlib.crc32(shard.sampler.epsilon.tobytes())
-        whose = place.row_offset, temperatures, learns
-        facts[:] = 1, *shard.sampler.theta.shape, *words, *whose
+        rows, d = shard.sampler.theta.shape
+        facts[:] = 1, rows, d, *words, place.row_offset, temperatures, learns
     except (TypeError, ValueError, NotImplementedError, ImportError) as problem:
         error = problem
     every = np.stack(_gathered(facts, group))

@@ -66,7 +66,8 @@ def coordinates_sharded(
     process's part of the perturbed optimum, differentiable in ``theta`` and in the layer's
     ``epsilon``; joined likewise, results are ``layer(whole, seed=seed)`` to the last bit.
     ``of="max"`` gives ``layer.max``, ``(...)``, the same in every process; its gradient is of the
-    ``v`` that all have. The gradient in ``epsilon``, which all have too, is the whole one in each.
+    ``v`` that all have. The gradient in ``epsilon``, which all have too, is the whole one in each
+    (in JAX: taken of the sharded function, not inside ``shard_map``).
 
     A process draws, decides and differentiates what it holds. What travels is a winner a sample
     (``k`` a sample and process for top-k), and a number a sample in the gradient: nothing that

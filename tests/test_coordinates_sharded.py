@@ -256,6 +256,23 @@ def check(layer, dtype):
     equal(both(x, key), expected)
 
 
+def check_temperatures_of_rows():  # shared out as theta's rows are not
+    layer, x = dpo.Perturbed(num_samples=40), jnp.asarray(THETA[:2])
+    epsilon = jnp.asarray([[0.4], [0.7]])
+    for of, out in ("value", P("rows", "i")), ("max", P("rows")):
+        f = lambda x, e: coordinates_sharded(layer._at(e), x, seed=words, group="i", of=of)
+        g = over(f, grid, P(None, "i"), P("rows"), out=out)
+        slopes = jax.grad(lambda x, e: (g(x, e) ** 2).sum(), (0, 1))(x, epsilon)
+
+        def alone(x, e):
+            rows = [(layer._at(t), x) for t in e]  # all rows, at the temperature of each
+            return jnp.concatenate([w(x, seed=words) if of == "value" else w.max(x, seed=words)
+                                    for w, x in rows])
+        wanted = jax.grad(lambda x, e: (alone(x, e) ** 2).sum(), (0, 1))(x, epsilon)
+        for ours, theirs in zip(slopes, wanted):
+            close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
 def check_unchecked(of, out):  # without types that tell what varies, derivatives are the same
     layer, x = dpo.Perturbed(noise="gumbel", num_samples=40), jnp.asarray(THETA)
     f = lambda x, e: coordinates_sharded(layer._at(e), x, seed=words, group="i", of=of)
@@ -286,6 +303,7 @@ for dtype in (np.float32, np.float64):
         for noise in ("normal", "gumbel", "logistic"):
             check(dpo.Perturbed(oracle, noise, num_samples=40), dtype)
 THETA = np.random.default_rng(0).standard_normal((3, 32))
+check_temperatures_of_rows()
 check_unchecked("value", P(None, "i"))
 check_unchecked("max", P())
 x = jnp.zeros((2, 32))

@@ -27,6 +27,7 @@ CASES = {
     "paths, few samples": (dpo.ShortestPath(), (35, 5, 6), 3, "loo"),
     "paths, a pair": (dpo.ShortestPath(), (35, 5, 6), 2, "antithetic"),
     "paths, few samples of many cells": (dpo.ShortestPath(), (35, 40, 40), 3, "loo"),
+    "paths, few samples whose words vmap makes large": (dpo.ShortestPath(), (35, 22, 22), 3, "loo"),
     "top-k, few samples": (dpo.TopK(2), (6, 30), 7, "loo"),
     "top-k of one": (dpo.TopK(1), (6, 1), 3, "loo"),
     "ranks, few samples": (dpo.Ranks(), (40, 9), 5, "loo"),

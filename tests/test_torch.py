@@ -242,3 +242,18 @@ def test_inside_data_loader_workers(context):
         Solved(), batch_size=None, num_workers=2, multiprocessing_context=context
     )
     assert all(torch.equal(a, b) for a, b in zip(here, loader, strict=True))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_what_is_no_number_stays_in_its_row(num_samples, kept, monkeypatch):
+    """Rows share groups of lanes where samples are few."""
+    if not kept:
+        monkeypatch.setattr("dpo._engine._MEMO_BYTES", 0)
+    theta = torch.rand(4, 6, requires_grad=True)
+    v = torch.ones(4, 6)
+    v[1] = torch.nan
+    y = dpo.Perturbed(dpo.Ranks(), num_samples=num_samples)(theta, seed=0)
+    (slope,) = torch.autograd.grad(y, theta, v)
+    assert slope[1].isnan().all()
+    assert slope[[0, 2, 3]].isfinite().all()

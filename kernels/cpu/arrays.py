@@ -49,7 +49,7 @@ def _divided(x, divisor, result):
 
 
 def divided(x: np.ndarray, divisor: float, dtype: type = np.float64) -> np.ndarray:
-    """``x / divisor``, (rows, d), of integers, in half of NumPy's time."""
+    """``x / divisor``, (rows, d) float64; of counts in half of NumPy's time."""
     result = np.empty(x.shape, dtype)
     _divided(compiled_layout(x), float(divisor), result)
     return result

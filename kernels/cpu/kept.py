@@ -57,13 +57,19 @@ def add_kept(solutions, scores, v, mean, pull, sums):
                 total[i] += np.float64(a * s[i])
 
 
+def pull_of(draws: Draws) -> float:
+    """``pull`` of ``sums.py``."""
+    return (
+        1 / (draws.num_samples - 2) if draws.design == ANTITHETIC and draws.num_samples > 2 else 0
+    )
+
+
 def vjp_of_kept(
     draws: Draws, solutions: np.ndarray, scores: np.ndarray, v: np.ndarray, mean: np.ndarray
 ) -> np.ndarray:
     """The sums of a VJP, (rows, 1, d) float64, of what ``launch`` has left in ``solutions`` and
     ``scores``, (rows, num_samples, d); ``v`` and ``mean`` are (rows, d), of the scores' dtype."""
     sums = np.empty((len(v), 1, v.shape[1]))
-    pulls = draws.design == ANTITHETIC and draws.num_samples > 2
-    pull = v.dtype.type(1 / (draws.num_samples - 2) if pulls else 0)
+    pull = v.dtype.type(pull_of(draws))
     add_kept(solutions, scores, compiled_layout(v), compiled_layout(mean), pull, sums[:, 0])
     return sums

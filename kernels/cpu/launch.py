@@ -10,7 +10,6 @@ import numpy as np
 
 from ..codes import (
     ADDITIVE,
-    ANTITHETIC,
     FEW,
     INDEPENDENT,
     JACOBIAN,
@@ -29,7 +28,7 @@ from ..noise import GUMBEL
 from ..user import Interrupted
 from . import argmax, argmax_jacobian, argmax_rows, failure
 from .arrays import all_finite, apply_slope, contract, divided, has_nan
-from .kept import vjp_of_kept
+from .kept import pull_of, vjp_of_kept
 from .layout import compiled_layout
 from .simd import LANES
 from .tasks import joined, parts_of, rows_together
@@ -75,6 +74,7 @@ def launch(
     where samples are few and solutions wanted too, the scores of their noise: see ``kept.py``. A
     VJP of few samples that is given ``solutions`` does not decide again either.
     """
+    assert scores is None or (solutions is not None and draws.num_samples <= FEW)
     theta = compiled_layout(theta)
     empty = np.empty((0, 0), theta.dtype)
     call = _Call(
@@ -338,8 +338,6 @@ def _fused(
     scale = call.epsilon
     if problem.minimises and not draws.multiplicative:
         scale = -scale
-    pulls = draws.design == ANTITHETIC and draws.num_samples > 2
-    pull = 1 / (draws.num_samples - 2) if pulls else 0
     none, no_scores = np.empty((0, 0, 0), np.int32), np.empty((0, 0, 0), call.theta.dtype)
     directions = np.empty((0, 0), np.uint32)
     if draws.directions is not None:
@@ -349,7 +347,7 @@ def _fused(
         (call.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
         directions, call.theta, compiled_layout(scale), call.row_ids,
         (draws.num_samples, draws.sample_offset), call.direction, call.mean,
-        call.theta.dtype.type(pull), _options(problem), places,
+        call.theta.dtype.type(pull_of(draws)), _options(problem), places,
     )  # fmt: skip
     memo = none if call.memo is None else call.memo
     solutions = none if solutions is None else solutions

@@ -42,8 +42,9 @@ def of_pair(paired, x):
 
 @jitable
 def pulled(pull, x):
-    """A weight that leaves out the pair's mate too; see above."""
-    return fma(broadcast(pull), x + swap_neighbours(x), x)
+    """A weight that leaves out the pair's mate too; see above. (A neighbour that is no mate is of
+    another row, and may be infinite.)"""
+    return fma(broadcast(pull), x + swap_neighbours(x), x) if pull != 0 else x
 
 
 def real(like, x):

@@ -1,8 +1,8 @@
 """Launch the CUDA kernels: choose instances and grids, allocate, launch, join strands.
 
-``launch`` has the signature of ``kernels/cpu/launch.py``, with device arrays in and out, and leaves
-the same sums: decisions and counts equal the CPU's bit for bit (``precision="portable"``), float
-sums where its docstring says so.
+``launch`` is called as that of ``kernels/cpu/launch.py`` (but keeps no ``scores``), with device
+arrays in and out, and leaves the same sums: decisions and counts equal the CPU's bit for bit
+(``precision="portable"``), float sums where its docstring says so.
 
 **Workspace.** Scores padded to quads, (rows, d), and for the argmax a limit of random words each
 (``reject.cuh``); eight bytes a cell of rows whose paths may have a warm start (``grid_path.cu``);
