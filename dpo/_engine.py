@@ -79,14 +79,25 @@ def keeps_samples(
     return rows * draws.num_samples * d * (4 + dtype.itemsize) <= _MEMO_BYTES
 
 
-def sample_words(num_samples: int, d: int, dtype: np.dtype) -> int:
-    """Words a row of solutions and scores of samples that are kept."""
-    return num_samples * d * (1 + dtype.itemsize // 4)
-
-
 def leaves_one_out(draws: Draws, centred: bool) -> bool:
     """Whether a sample's derivative is centred by the mean of the others."""
     return centred and draws.num_samples > 1 + (draws.design == ANTITHETIC)
+
+
+def _mean_words(draws: Draws, centred: bool, d: int) -> int:
+    return 2 * d if leaves_one_out(draws, centred) else 0
+
+
+def _sample_words(draws: Draws, centred: bool, d: int, dtype: np.dtype) -> int:
+    """Words a row of the mean, solutions and scores of samples that are kept."""
+    own = draws.num_samples * d * (1 + dtype.itemsize // 4)
+    return _mean_words(draws, centred, d) + own
+
+
+def are_samples(words: int, draws: Draws, centred: bool, d: int, dtype: np.dtype) -> bool:
+    """Whether so many words a row, of ``kept_words``, are samples and not what they decided in
+    short. (Of how many rows they are does not say: ``vmap`` may have added to them.)"""
+    return draws.num_samples <= FEW and words == _sample_words(draws, centred, d, dtype)
 
 
 def kept_words(
@@ -108,9 +119,9 @@ def kept_words(
     launch, small = kernels(epsilon), _small_calls()
     if small.serves(problem, epsilon, draws, rows, d):
         return 0
-    mean = 2 * d if leaves_one_out(draws, centred) else 0
+    mean = _mean_words(draws, centred, d)
     if keeps_samples(problem, epsilon, draws, rows, d, dtype):
-        return mean + sample_words(draws.num_samples, d, dtype)
+        return _sample_words(draws, centred, d, dtype)
     if d <= _SMALL and draws.num_samples > FEW:
         return mean + 2 * d * (d + 1) if _outer_bytes(rows, d) <= _OUTER_BYTES else 0
     words = launch.memo_words(problem, epsilon, draws, d, dtype)
@@ -340,11 +351,7 @@ class Sampler(NamedTuple):
         return kept.mean, np.concatenate(columns, axis=1)
 
     def _are_samples(self, words: int) -> bool:
-        """Whether so many words are samples, and not what they decided in short. (Of how many rows
-        they are does not say: ``vmap`` may have added to them.)"""
-        d, mean = self.theta.shape[1], 2 * self.theta.shape[1] if self._loo else 0
-        of_samples = sample_words(self.num_samples, d, self.theta.dtype)
-        return self.num_samples <= FEW and words == mean + of_samples
+        return are_samples(words, self.draws, self.centred, self.theta.shape[1], self.theta.dtype)
 
     def unpacked(self, words: np.ndarray) -> Kept:
         """What ``packed_forward`` packed, on the same samples."""

@@ -29,7 +29,7 @@ from numba.core.ccallback import CFunc
 
 from . import _jax_cpu_checks, _jax_cpu_frames, _jax_cpu_handler, _jax_cpu_kernels, _jax_cpu_threads
 from . import _jax_ffi as ffi
-from ._engine import _OUTER_BYTES, _SMALL, _is_small, _outer_bytes, sample_words
+from ._engine import _OUTER_BYTES, _SMALL, _is_small, _outer_bytes, are_samples
 from ._jax_cpu_frames import ENTROPY, NONE, OPERATIONS, OPTIONS, ORACLES, TOTAL, Parameters
 from ._jax_cpu_handler import WRITES
 from ._jax_cpu_kernels import form, kernel_index, load_kernel, module
@@ -135,8 +135,8 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
     draws = Draws(family, (0, 0), m)
     kernel = _kernel(spec, problem, draws, rows, d, theta.dtype, by_jacobian)
     memo_words, solution_words = 0, 1
-    of_mean = 2 * d if layer.variance_reduction == "loo" and m > 1 else 0
-    keeps_samples = 0 < spec.kept == of_mean + sample_words(m, d, theta.dtype) and m <= FEW
+    centred = layer.variance_reduction == "loo"
+    keeps_samples = are_samples(spec.kept, draws, centred, d, theta.dtype)
     if _recalls(spec) and not by_jacobian and not keeps_samples:
         memo_words, solution_words = _memo(spec, problem, draws, rows, d, theta.dtype)
     handler = registered(kernel, _written(spec.operation), theta.dtype.name)
@@ -148,7 +148,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         d=d,
         family=family,
         num_samples=m,
-        centred=layer.variance_reduction == "loo",
+        centred=centred,
         words=seeds.shape[-1] if seeds.ndim > mapped else 1,
         by_theta="theta" in spec.slopes,
         by_epsilon="epsilon" in spec.slopes,

@@ -149,6 +149,10 @@ def _vjp(spec: Spec, projections, *operands):
     return (product.astype(spec.dtype).reshape(spec.shape),)
 
 
+def _finite_scores(spec: Spec, *operands):
+    return (_shard(spec, *operands).finite_scores().astype(spec.dtype),)
+
+
 def _epsilon_vjp(spec: Spec, product, totals, *operands):
     rows = np.asarray(product).reshape(spec.rows, -1)
     slope = _shard(spec, *operands).epsilon_vjp(rows, np.asarray(totals))
@@ -233,11 +237,8 @@ def _value_backward(spec: Spec, residuals, v):
     (product,) = _called(_vjp, spec, [(spec.shape, spec.dtype)], projections, *operands)
     if not spec.learned:
         return product, None, None, None
-    scores = operands[0].reshape(spec.rows, -1)
-    finite = jnp.isfinite(scores)
-    sums = jnp.where(finite, scores, 0).sum(1), finite.sum(1, dtype=spec.dtype)
-    totals = jax.lax.psum(jnp.stack(sums, axis=1), spec.axis)
-    of_rows = (spec.rows,), spec.dtype
+    (finite,) = _called(_finite_scores, spec, [((spec.rows, 2), spec.dtype)], *operands)
+    totals, of_rows = jax.lax.psum(finite, spec.axis), ((spec.rows,), spec.dtype)
     (part,) = _called(_epsilon_vjp, spec, [of_rows], product, totals, *operands)
     return product, part.reshape(operands[1].shape), None, None  # JAX adds parts up
 
