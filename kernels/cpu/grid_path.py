@@ -30,7 +30,17 @@ from ..bits import bits_float, float_bits, select
 from ._jit import jitable, kernel
 from .bit_memo import note, recall, words
 from .fused import run_tasks
-from .simd import LANES, any_lane, broadcast, lane_array, load, own_column, smaller, store
+from .simd import (
+    LANES,
+    MANY_REGISTERS,
+    any_lane,
+    broadcast,
+    lane_array,
+    load,
+    own_column,
+    smaller,
+    store,
+)
 
 NS_PER_COORDINATE = 3.0
 RECALL_READS_SCORES = False
@@ -74,6 +84,9 @@ def relax_rightwards(distance, costs, row, other, width, diagonal):
     before, beside = load(distance, there * LANES), load(distance, (there + 1) * LANES)
     for c in range(width):
         after = load(distance, (there + c + 2) * LANES)
+        if not MANY_REGISTERS:  # kept, they would be spilled
+            before = load(distance, (there + c) * LANES)
+            beside = load(distance, (there + c + 1) * LANES)
         best = smaller(smaller(before, after), beside) if diagonal else beside
         old = load(distance, (here + c + 1) * LANES)
         # What comes from the left joins last: the next column waits for it.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import operator
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import config, types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -29,6 +29,18 @@ CHECK_BOUNDS = bool(config.BOUNDSCHECK)
 """With ``NUMBA_BOUNDSCHECK=1`` vector loads and stores are checked like every other index."""
 
 _INT32 = ir.IntType(32)
+
+
+def _has_avx512():
+    """Whether code is compiled for a CPU with AVX-512."""
+    features = config.CPU_FEATURES
+    if features is None:
+        features = binding.get_host_cpu_features().flatten()
+    return "+avx512f" in features.split(",")
+
+
+MANY_REGISTERS = _has_avx512()
+"""Whether registers hold sixteen values of thirty-two lanes: AVX-512 has 2 KB, AVX2 512 bytes."""
 
 
 class Vector(types.Type):
