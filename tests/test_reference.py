@@ -7,10 +7,11 @@ import pytest
 import user_oracles
 from dpo.kernels import codes, reference
 from dpo.kernels.codes import JACOBIAN, JVP, MAXIMUM, MOMENTS, SCALE_SCORE, VALUE, VJP, Problem
-from dpo.kernels.cpu import launch
+from dpo.kernels.cpu import launch, ranks
 from helpers import adversarial_scores, call, draws, grid, temperatures
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 SHAPES = [
     (75, 6, 1),
@@ -305,11 +306,26 @@ def compare_candidates(name, dtype, rows, d, k, m):
     np.testing.assert_array_equal(*scaled)
 
 
+def test_ranks_of_more_coordinates_than_packed_words_count():
+    """float32 packs 20 bits of an index: rows of more are sorted as float64 is."""
+    d = 2**20 + 1
+
+    @njit
+    def solve(p, y):
+        ranks.solve(p, d, 1, None, None, None, np.empty((0, 32), np.int64), y)
+
+    p, y = np.empty((d, 32), np.float32), np.empty((d, 32), np.int32)
+    p[:, 0] = np.random.default_rng(0).integers(0, 1000, d)
+    solve(p, y)
+    lowest_last = np.lexsort((-np.arange(d), p[:, 0]))
+    assert (y[lowest_last, 0] == np.arange(1, d + 1)).all()
+
+
 def test_ties_after_rounding_go_to_the_lowest_index(dtype):
     """Scores so large that noise is lost in rounding: exact ties that must not be dropped."""
     theta = np.full((1, 100), 1e9 if dtype == np.float32 else 1e18, dtype)
     assert call(theta, "normal", 64, epsilon=1e-3).counts[0, 0, 0] == 64
     top = call(theta, "normal", 64, epsilon=1e-3, problem=Problem("topk", (30,))).counts[0, 0]
     assert (top == np.where(np.arange(100) < 30, 64, 0)).all()
-    ranks = call(theta, "normal", 64, epsilon=1e-3, problem=Problem("ranks")).counts[0, 0]
-    assert (ranks == 64 * np.arange(100, 0, -1)).all()
+    ranked = call(theta, "normal", 64, epsilon=1e-3, problem=Problem("ranks")).counts[0, 0]
+    assert (ranked == 64 * np.arange(100, 0, -1)).all()

@@ -18,7 +18,7 @@ from .simd import (
     ROW_WIDTH,
     Vector,
     call_llvm,
-    common_dtype,
+    common_vector,
     convert,
     lane_rows,
     to_lanes,
@@ -35,34 +35,33 @@ def _real(argument_types):
 
 @intrinsic
 def _fma(typing_context, a, b, c):
-    dtype = common_dtype(a, b, c)
-    result = Vector(dtype) if dtype else _real((a, b, c))
+    vector = common_vector(a, b, c)
+    result = vector or _real((a, b, c))
 
     def codegen(context, builder, sig, args):
-        if dtype:
-            args = [
-                to_lanes(context, builder, x, t, dtype) for x, t in zip(args, sig.args, strict=True)
-            ]
+        if vector:
+            pairs = zip(args, sig.args, strict=True)
+            args = [to_lanes(context, builder, x, t, vector) for x, t in pairs]
         return call_llvm(builder, "fma", args)
 
-    return (result(a, b, c) if dtype else result(result, result, result)), codegen
+    return (result(a, b, c) if vector else result(result, result, result)), codegen
 
 
 @intrinsic
 def _select(typing_context, condition, if_true, if_false):
-    dtype = common_dtype(if_true, if_false)
-    result = Vector(dtype) if dtype else if_true
+    vector = common_vector(if_true, if_false)
+    result = vector or if_true
 
     def codegen(context, builder, sig, args):
-        if dtype:
-            a = to_lanes(context, builder, args[1], sig.args[1], dtype)
-            b = to_lanes(context, builder, args[2], sig.args[2], dtype)
+        if vector:
+            a = to_lanes(context, builder, args[1], sig.args[1], vector)
+            b = to_lanes(context, builder, args[2], sig.args[2], vector)
         else:
             a, b = args[1:]
         return builder.select(args[0], a, b)
 
     return (
-        result(condition, if_true, if_false) if dtype else result(condition, result, result)
+        result(condition, if_true, if_false) if vector else result(condition, result, result)
     ), codegen
 
 
@@ -74,8 +73,7 @@ def _sqrt(typing_context, x):
 def _bitcast(pairs):
     @intrinsic
     def cast(typing_context, x):
-        dtype = pairs[x.dtype if isinstance(x, Vector) else x]
-        result = Vector(dtype) if isinstance(x, Vector) else dtype
+        result = Vector(pairs[x.dtype], x.lanes) if isinstance(x, Vector) else pairs[x]
 
         def codegen(context, builder, sig, args):
             return builder.bitcast(args[0], context.get_value_type(result))
@@ -120,7 +118,7 @@ def _(table, row):
 def _register_conversion(function, to_dtype):
     @intrinsic
     def conversion(typing_context, x):
-        result = Vector(to_dtype) if isinstance(x, Vector) else to_dtype
+        result = Vector(to_dtype, x.lanes) if isinstance(x, Vector) else to_dtype
 
         def codegen(context, builder, sig, args):
             if isinstance(x, Vector):

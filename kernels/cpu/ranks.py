@@ -4,12 +4,14 @@
 
 **Counting**, the formula above, has no branch and moves no data: d^2 comparisons, a lane a sample.
 **Sorting**, above ``COUNTING_32`` coordinates: a bitonic network of packed words (score, ~index),
-whose order is that of the formula, all lanes at once; then a scatter of positions. Two steps of the
-network share one pass over memory. float64 words do not pack: above ``COUNTING_64`` its lanes are
-sorted one by one. All give the same ranks.
+whose order is that of the formula, lanes side by side; then a scatter of positions. Two steps of
+the network share one pass over memory. float64 words do not pack: above ``COUNTING_64``, and where
+float32 has more than 2^20, lanes are sorted one by one. All give the same ranks.
 
 Measured on one Zen 5 core, float32, nanoseconds a coordinate (without its noise) at d = 10, 32,
 100, 200, 1000, 4000: counting 1.1, 0.7, 1.4, 2.7, 13, 54; sorting 2.3, 1.4, 1.2, 1.8, 2.5, 3.6.
+On a Zen 3, without AVX-512, at d = 80, 100, 200, 1000, 4000: counting 2.1, 2.7, 6.6; sorting 2.3,
+2.2, 2.6, 4.2, 6.7.
 """
 
 from __future__ import annotations
@@ -18,16 +20,30 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from ..bits import float_bits, select, uint32, uint64
+from ..bits import bits_float, float_bits, int64, select, uint32
 from ._jit import jitable, kernel
 from .fused import run_tasks
-from .simd import LANES, broadcast, load, store
+from .simd import (
+    LANES,
+    MANY_REGISTERS,
+    PART,
+    broadcast,
+    lane_array,
+    larger,
+    load,
+    load_part,
+    smaller,
+    store,
+)
 
 COUNTING_32, COUNTING_64 = 80, 2048
 """Coordinates up to which ranks are counted, in float32 and float64."""
 NS_PER_COORDINATE = 2.5
 RECALL_READS_SCORES = False
-_LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
+_PACKED = 2**20
+"""Coordinates of which the index fits a packed word."""
+_ONE = np.int64(0x3FF0000000000000)  # bits of 1.0
+_LAST = np.int64(0x4000000000000000)  # of 2.0
 
 
 def is_counted(like, d):
@@ -51,11 +67,12 @@ def memo_words(problem, d, dtype):
 def workspace(theta, options, lanes):
     """Packed words, for sorting."""
     d, rows = theta.shape[1], 1
-    if is_counted(theta, d):
-        return np.empty((0, LANES), np.uint64)
+    like = np.empty(0, np.int64)
+    if is_counted(theta, d) or d > _PACKED:
+        return lane_array(0, PART, like)
     while rows < d:
         rows *= 2
-    return np.empty((rows, LANES), np.uint64)
+    return lane_array(rows, PART, like)
 
 
 @jitable
@@ -93,11 +110,15 @@ def one_more(condition, r):
 
 @kernel
 def count_ranks(p, d, count, y):
-    """Ranks by comparing all pairs, four coordinates at a time against each other one."""
+    """Ranks by comparing all pairs, four coordinates at a time against each other one.
+
+    Where registers hold no four and their ranks, float32 takes one at a time.
+    """
     stride = p.shape[1]
+    by_four = MANY_REGISTERS or p.itemsize == 8
     for at in range(0, count, LANES):
         i = 0
-        while i + 4 <= d:
+        while by_four and i + 4 <= d:
             x0, x1 = load(p, i * stride + at), load(p, (i + 1) * stride + at)
             x2, x3 = load(p, (i + 2) * stride + at), load(p, (i + 3) * stride + at)
             r0 = r1 = r2 = r3 = broadcast(np.int32(1))
@@ -133,18 +154,23 @@ def count_ranks(p, d, count, y):
 
 @jitable
 def packed(x, i):
-    """A word that sorts like (x, -i): x's bits made monotone above ~i."""
+    """A word that sorts like (x, -i): x's bits made monotone above 20 bits of ~i; those of a real
+    in [1, 2), which sorts alike."""
     bits = float_bits(x + np.float32(0.0))  # one zero only
     sign = bits >> np.int32(31)
     key = uint32(bits ^ (sign & np.int32(0x7FFFFFFF))) ^ np.uint32(0x80000000)
-    return (uint64(key) << np.uint64(32)) | (np.uint64(i) ^ np.uint64(0xFFFFFFFF))
+    return (int64(key) << np.int64(20)) | (_ONE | np.int64(_PACKED - 1 - i))
 
 
 @jitable
 def ordered(a, b):
     """The smaller and the larger of two words, lane by lane."""
-    less = a < b
-    return select(less, a, b), select(less, b, a)
+    if MANY_REGISTERS:
+        less = a < b
+        return select(less, a, b), select(less, b, a)
+    # AVX2 has a minimum and a maximum of reals, not of words.
+    a, b = bits_float(a), bits_float(b)
+    return float_bits(smaller(a, b)), float_bits(larger(a, b))
 
 
 @jitable
@@ -156,21 +182,21 @@ def flip_pass(words, n, size):
             w, x = base + i, base + size - 1 - i
             if quarter == 0:
                 if x < n:
-                    a, b = ordered(load(words, w * LANES), load(words, x * LANES))
-                    store(words, w * LANES, a)
-                    store(words, x * LANES, b)
+                    a, b = ordered(load_part(words, w * PART), load_part(words, x * PART))
+                    store(words, w * PART, a)
+                    store(words, x * PART, b)
                 continue
             w2, x2 = w + quarter, x - quarter
             if w2 >= n:
                 break
-            a, d = ordered(load(words, w * LANES), load(words, x * LANES))
-            b, c = ordered(load(words, w2 * LANES), load(words, x2 * LANES))
+            a, d = ordered(load_part(words, w * PART), load_part(words, x * PART))
+            b, c = ordered(load_part(words, w2 * PART), load_part(words, x2 * PART))
             a, b = ordered(a, b)
             c, d = ordered(c, d)
-            store(words, w * LANES, a)
-            store(words, w2 * LANES, b)
-            store(words, x2 * LANES, c)
-            store(words, x * LANES, d)
+            store(words, w * PART, a)
+            store(words, w2 * PART, b)
+            store(words, x2 * PART, c)
+            store(words, x * PART, d)
 
 
 @jitable
@@ -181,30 +207,31 @@ def clean_pass(words, first, n, distance):
         for i in range(base, min(base + half, n)):
             if i + half >= n:
                 break
-            a, b = load(words, i * LANES), load(words, (i + half) * LANES)
-            c, d = load(words, (i + distance) * LANES), load(words, (i + distance + half) * LANES)
+            j = i + distance
+            a, b = load_part(words, i * PART), load_part(words, (i + half) * PART)
+            c, d = load_part(words, j * PART), load_part(words, (j + half) * PART)
             a, c = ordered(a, c)
             b, d = ordered(b, d)
             a, b = ordered(a, b)
             c, d = ordered(c, d)
-            store(words, i * LANES, a)
-            store(words, (i + half) * LANES, b)
-            store(words, (i + distance) * LANES, c)
-            store(words, (i + distance + half) * LANES, d)
+            store(words, i * PART, a)
+            store(words, (i + half) * PART, b)
+            store(words, j * PART, c)
+            store(words, (j + half) * PART, d)
 
 
 @jitable
 def last_pass(words, first, n):
     """One half-cleaner step at distance 1."""
     for i in range(first, n - 1, 2):
-        a, b = ordered(load(words, i * LANES), load(words, (i + 1) * LANES))
-        store(words, i * LANES, a)
-        store(words, (i + 1) * LANES, b)
+        a, b = ordered(load_part(words, i * PART), load_part(words, (i + 1) * PART))
+        store(words, i * PART, a)
+        store(words, (i + 1) * PART, b)
 
 
 @kernel
 def sort_words(words, n):
-    """Sort every lane's first ``n`` words; the rest are larger and stay where they are."""
+    """Sort the first ``n`` words of every lane of a part; the rest are larger and stay."""
     size = 2
     while size < 2 * n:
         flip_pass(words, n, size)
@@ -224,17 +251,16 @@ def sort_ranks(p, d, count, work, y):
 
 @kernel
 def sort_packed(p, d, count, work, y):
-    """float32: all lanes by one network."""
+    """float32: the lanes of a part by one network."""
     stride = p.shape[1]
-    for at in range(0, count, LANES):
+    for at in range(0, count, PART):
         for i in range(d):
-            store(work, i * LANES, packed(load(p, i * stride + at), i))
-        for i in range(d, work.shape[0]):
-            work[i, :] = _LAST
+            store(work, i * PART, packed(load_part(p, i * stride + at), i))
+        work[d:] = _LAST
         sort_words(work, d)
         for position in range(d):
-            for lane in range(LANES):
-                i = np.int64((work[position, lane] & np.uint64(0xFFFFFFFF)) ^ np.uint64(0xFFFFFFFF))
+            for lane in range(PART):
+                i = _PACKED - 1 - (work[position, lane] & (_PACKED - 1))
                 y[i, at + lane] = position + 1
 
 
@@ -252,9 +278,16 @@ def sort_lanes(p, d, count, work, y):
 
 @overload(sort_ranks, jit_options={"forceinline": True})
 def _(p, d, count, work, y):
-    if p.dtype == types.float32:
-        return lambda p, d, count, work, y: sort_packed(p, d, count, work, y)
-    return lambda p, d, count, work, y: sort_lanes(p, d, count, work, y)
+    def sort_single(p, d, count, work, y):
+        if d <= _PACKED:
+            sort_packed(p, d, count, work, y)
+        else:
+            sort_lanes(p, d, count, work, y)
+
+    def sort_double(p, d, count, work, y):
+        sort_lanes(p, d, count, work, y)
+
+    return sort_single if p.dtype == types.float32 else sort_double
 
 
 @kernel

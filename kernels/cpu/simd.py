@@ -1,9 +1,9 @@
 """Thirty-two lanes as one value: an explicit SIMD type for Numba.
 
-``Vector(dtype)`` is LLVM's ``<32 x dtype>``: one AVX-512 register of float32, two AVX2 registers,
-four of SSE or NEON; LLVM splits it to fit, so the kernels are portable and their results do not
-depend on the machine. The usual operators work lane by lane, scalars broadcast, and comparisons
-give masks for ``select`` and ``any_lane``. The formulas of ``noise.py`` and ``philox.py`` are
+``Vector(dtype)`` is LLVM's ``<32 x dtype>``: of float32 two AVX-512 registers, four of AVX2, eight
+of SSE or NEON; LLVM splits it to fit, so the kernels are portable and their results do not depend
+on the machine. The usual operators work lane by lane, scalars broadcast, and comparisons give masks
+for ``select`` and ``any_lane``. The formulas of ``noise.py`` and ``philox.py`` are
 generic in exactly these operations, so the same source serves NumPy arrays, scalars and vectors.
 
 Written out rather than left to LLVM's auto-vectoriser: a value that lives in registers across
@@ -42,13 +42,16 @@ def _has_avx512():
 MANY_REGISTERS = _has_avx512()
 """Whether registers hold sixteen values of thirty-two lanes: AVX-512 has 2 KB, AVX2 512 bytes."""
 
+PART = LANES if MANY_REGISTERS else LANES // 2
+"""Lanes that loops with many values at hand take at a time."""
+
 
 class Vector(types.Type):
-    """The Numba type of 32 lanes of ``dtype``; ``types.boolean`` makes a mask."""
+    """The Numba type of 32 (or so many) lanes of ``dtype``; ``types.boolean`` makes a mask."""
 
-    def __init__(self, dtype):
-        self.dtype = dtype
-        super().__init__(name=f"Vector({dtype})")
+    def __init__(self, dtype, lanes=LANES):
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Vector({dtype} x {lanes})")
 
 
 @register_model(Vector)
@@ -56,30 +59,30 @@ class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
         bits = 1 if fe_type.dtype is types.boolean else None
         element = ir.IntType(1) if bits else manager.lookup(fe_type.dtype).get_value_type()
-        super().__init__(manager, fe_type, ir.VectorType(element, LANES))
+        super().__init__(manager, fe_type, ir.VectorType(element, fe_type.lanes))
 
 
-def splat(builder, scalar):
-    """LLVM code for 32 copies of a scalar."""
-    vector = ir.VectorType(scalar.type, LANES)
+def splat(builder, scalar, lanes=LANES):
+    """LLVM code for copies of a scalar."""
+    vector = ir.VectorType(scalar.type, lanes)
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
     return builder.shuffle_vector(
-        first, undefined, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+        first, undefined, ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes)
     )
 
 
-def to_lanes(context, builder, value, from_type, dtype):
-    """LLVM code that brings a scalar or a vector to ``Vector(dtype)``."""
+def to_lanes(context, builder, value, from_type, vector):
+    """LLVM code that brings a scalar or a vector to the type ``vector``."""
     if isinstance(from_type, Vector):
         return value
-    return splat(builder, context.cast(builder, value, from_type, dtype))
+    return splat(builder, context.cast(builder, value, from_type, vector.dtype), vector.lanes)
 
 
-def common_dtype(*argument_types):
-    """The lane type of the vectors among the arguments; None if they differ or there are none."""
-    dtypes = {a.dtype for a in argument_types if isinstance(a, Vector)}
-    return dtypes.pop() if len(dtypes) == 1 else None
+def common_vector(*argument_types):
+    """The type of the vectors among the arguments; None if they differ or there are none."""
+    vectors = {a for a in argument_types if isinstance(a, Vector)}
+    return vectors.pop() if len(vectors) == 1 else None
 
 
 # --------------------------------------------------------------------------------- operators
@@ -114,22 +117,22 @@ def _kind(dtype):
 def _register_operator(function, is_comparison):
     class Template(AbstractTemplate):
         def generic(self, args, kws):
-            dtype = common_dtype(*args)
-            if len(args) != 2 or dtype is None:
+            vector = common_vector(*args)
+            if len(args) != 2 or vector is None:
                 return None
-            if not is_comparison and _ARITHMETIC[function][_kind(dtype)] is None:
+            if not is_comparison and _ARITHMETIC[function][_kind(vector.dtype)] is None:
                 return None
-            result = Vector(types.boolean if is_comparison else dtype)
+            result = Vector(types.boolean, vector.lanes) if is_comparison else vector
             return signature(result, *args)
 
     infer_global(function)(Template)
 
     def lower(context, builder, sig, args):
-        dtype = common_dtype(*sig.args)
+        vector = common_vector(*sig.args)
         a, b = (
-            to_lanes(context, builder, x, t, dtype) for x, t in zip(args, sig.args, strict=True)
+            to_lanes(context, builder, x, t, vector) for x, t in zip(args, sig.args, strict=True)
         )
-        kind = _kind(dtype)
+        kind = _kind(vector.dtype)
         if not is_comparison:
             return getattr(builder, _ARITHMETIC[function][kind])(a, b)
         compare = (builder.fcmp_ordered, builder.icmp_signed, builder.icmp_unsigned)[kind]
@@ -164,16 +167,31 @@ def _element_pointer(context, builder, array_type, array, index, pointee):
     return builder.bitcast(builder.gep(data, [index]), pointee.as_pointer())
 
 
-@intrinsic
-def _load(typing_context, array, index):
-    result = Vector(array.dtype)
+def _loading(lanes):
+    """``load`` of so many lanes."""
 
-    def codegen(context, builder, sig, args):
-        llvm_type = context.get_value_type(result)
-        pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1], llvm_type)
-        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+    @intrinsic
+    def read(typing_context, array, index):
+        result = Vector(array.dtype, lanes)
 
-    return result(array, types.intp), codegen
+        def codegen(context, builder, sig, args):
+            llvm_type = context.get_value_type(result)
+            pointer = _element_pointer(context, builder, sig.args[0], args[0], args[1], llvm_type)
+            return builder.load(pointer, align=array.dtype.bitwidth // 8)
+
+        return result(array, types.intp), codegen
+
+    @register_jitable(forceinline=True)
+    def load(array, index):
+        """Consecutive elements of a C-contiguous array, from the flat ``index`` on."""
+        if CHECK_BOUNDS and (index < 0 or index + lanes > array.size):
+            raise IndexError("vector load out of bounds")
+        return read(array, index)
+
+    return load
+
+
+load, load_part = _loading(LANES), _loading(PART)
 
 
 @intrinsic
@@ -186,18 +204,19 @@ def _store(typing_context, array, index, vector):
     return types.void(array, types.intp, vector), codegen
 
 
-@register_jitable(forceinline=True)
-def load(array, index):
-    """32 consecutive elements of a C-contiguous array, from the flat ``index`` on."""
-    if CHECK_BOUNDS and (index < 0 or index + LANES > array.size):
-        raise IndexError("vector load out of bounds")
-    return _load(array, index)
+@intrinsic
+def _lanes(typing_context, vector):
+    """How many lanes a vector has."""
+    lanes = vector.lanes
+    return types.intp(vector), lambda context, builder, sig, args: context.get_constant(
+        types.intp, lanes
+    )
 
 
 @register_jitable(forceinline=True)
 def store(array, index, vector):
-    """Write 32 lanes to consecutive elements of a C-contiguous array, from the flat ``index``."""
-    if CHECK_BOUNDS and (index < 0 or index + LANES > array.size):
+    """Write lanes to consecutive elements of a C-contiguous array, from the flat ``index`` on."""
+    if CHECK_BOUNDS and (index < 0 or index + _lanes(vector) > array.size):
         raise IndexError("vector store out of bounds")
     _store(array, index, vector)
 
@@ -444,6 +463,16 @@ def smaller(typing_context, a, b):
 
 
 @intrinsic
+def larger(typing_context, a, b):
+    """The larger of two vectors of reals that are not NaN, lane by lane; see ``smaller``."""
+
+    def codegen(context, builder, sig, args):
+        return call_llvm(builder, "maxnum", args, fastmath=("nnan", "nsz"))
+
+    return a(a, b), codegen
+
+
+@intrinsic
 def any_lane(typing_context, mask):
     """Whether the mask holds in any lane."""
 
@@ -577,7 +606,7 @@ def swap_neighbours(typing_context, vector):
 
 def convert(context, builder, value, from_dtype, to_dtype):
     """LLVM code for a lane-wise numeric conversion (truncation toward zero for float to int)."""
-    target = context.get_value_type(Vector(to_dtype))
+    target = ir.VectorType(context.get_value_type(to_dtype), value.type.count)
     from_kind, to_kind = _kind(from_dtype), _kind(to_dtype)
     if from_kind == 0 and to_kind == 0:
         wider = to_dtype.bitwidth > from_dtype.bitwidth
@@ -599,7 +628,7 @@ def call_llvm(builder, name, args, fastmath=()):
     """Call an LLVM intrinsic of one type throughout, real or integer, on scalars or on lanes."""
     result = args[0].type
     element = result.element if isinstance(result, ir.VectorType) else result
-    lanes = f"v{LANES}" if isinstance(result, ir.VectorType) else ""
+    lanes = f"v{result.count}" if isinstance(result, ir.VectorType) else ""
     full_name = f"llvm.{name}.{lanes}{element.intrinsic_name}"
     function = builder.module.globals.get(full_name)
     if function is None:
