@@ -84,14 +84,15 @@ def leaves_one_out(draws: Draws, centred: bool) -> bool:
     return centred and draws.num_samples > 1 + (draws.design == ANTITHETIC)
 
 
-def _mean_words(draws: Draws, centred: bool, d: int) -> int:
+def mean_words(draws: Draws, centred: bool, d: int) -> int:
+    """Words a row of the mean, where derivatives are centred by it."""
     return 2 * d if leaves_one_out(draws, centred) else 0
 
 
 def _sample_words(draws: Draws, centred: bool, d: int, dtype: np.dtype) -> int:
     """Words a row of the mean, solutions and scores of samples that are kept."""
     own = draws.num_samples * d * (1 + dtype.itemsize // 4)
-    return _mean_words(draws, centred, d) + own
+    return mean_words(draws, centred, d) + own
 
 
 def are_samples(words: int, draws: Draws, centred: bool, d: int, dtype: np.dtype) -> bool:
@@ -109,8 +110,8 @@ def kept_words(
     d: int,
     dtype: np.dtype,
 ) -> int:
-    """How many words a row what a value decided takes in a program; 0 where to decide again is
-    cheaper, or it would be large.
+    """How many words a row what a value found out takes in a program: the mean, and what samples
+    decided unless that is large. 0 where to find out again is cheaper, or derivatives need neither.
 
     ``rows`` and ``d`` may be symbols of a program; of ``epsilon`` the second axis counts.
     """
@@ -119,14 +120,14 @@ def kept_words(
     launch, small = kernels(epsilon), _small_calls()
     if small.serves(problem, epsilon, draws, rows, d):
         return 0
-    mean = _mean_words(draws, centred, d)
+    mean = mean_words(draws, centred, d)
     if keeps_samples(problem, epsilon, draws, rows, d, dtype):
         return _sample_words(draws, centred, d, dtype)
     if d <= _SMALL and draws.num_samples > FEW:
         return mean + 2 * d * (d + 1) if _outer_bytes(rows, d) <= _OUTER_BYTES else 0
     words = launch.memo_words(problem, epsilon, draws, d, dtype)
     keeps = words > 0 and _is_small(4 * rows * words, rows * d * dtype.itemsize)
-    return mean + words if keeps else 0
+    return mean + words if keeps else mean
 
 
 def centred_scores(theta: np.ndarray) -> np.ndarray:
@@ -341,8 +342,12 @@ class Sampler(NamedTuple):
     def packed_forward(self, kept_words: int) -> tuple[np.ndarray, np.ndarray]:
         """``ybar``, and what derivatives need of ``Kept``, as words that a program can hold: (rows,
         words) uint32, as many as ``kept_words`` has said."""
-        keeps = self._are_samples(kept_words)
-        kept = self._keeping_samples() if keeps else self._keeping(self._new_memo())
+        if self._are_samples(kept_words):
+            kept = self._keeping_samples()
+        elif self._are_mean(kept_words):
+            kept = Kept(self._mean(self._launch(VALUE)))
+        else:
+            kept = self._keeping(self._new_memo())
         mean = kept.mean if self._loo else None
         arrays = mean, kept.memo, kept.outer, *(kept.samples or ())
         parts = (x for x in arrays if x is not None)
@@ -353,12 +358,17 @@ class Sampler(NamedTuple):
     def _are_samples(self, words: int) -> bool:
         return are_samples(words, self.draws, self.centred, self.theta.shape[1], self.theta.dtype)
 
+    def _are_mean(self, words: int) -> bool:
+        return words == mean_words(self.draws, self.centred, self.theta.shape[1])
+
     def unpacked(self, words: np.ndarray) -> Kept:
         """What ``packed_forward`` packed, on the same samples."""
         rows, d = self.theta.shape
         words, mean, first = words.reshape(rows, -1), np.zeros((rows, d)), 0
         if self._loo:
             mean, first = words[:, : 2 * d].copy().view(np.float64), 2 * d
+        if self._are_mean(words.shape[1]):
+            return Kept(mean)
         if self._are_samples(words.shape[1]):
             solutions, scores = self._new_samples()
             middle = first + self.num_samples * d

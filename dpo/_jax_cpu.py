@@ -29,7 +29,7 @@ from numba.core.ccallback import CFunc
 
 from . import _jax_cpu_checks, _jax_cpu_frames, _jax_cpu_handler, _jax_cpu_kernels, _jax_cpu_threads
 from . import _jax_ffi as ffi
-from ._engine import _OUTER_BYTES, _SMALL, _is_small, _outer_bytes, are_samples
+from ._engine import _OUTER_BYTES, _SMALL, _is_small, _outer_bytes, are_samples, mean_words
 from ._jax_cpu_frames import ENTROPY, NONE, OPERATIONS, OPTIONS, ORACLES, TOTAL, Parameters
 from ._jax_cpu_handler import WRITES
 from ._jax_cpu_kernels import form, kernel_index, load_kernel, module
@@ -239,7 +239,9 @@ def _memo(spec: Spec, problem: Problem, draws: Draws, rows: int, d: int, dtype) 
     """Words of the memo of a call, 0 where it has none, and of a solution in it."""
     of_a_row = problem, np.empty((1, 1)), draws, d, dtype  # one temperature a row
     words = rows * launch.memo_words(*of_a_row)
-    is_centred = spec.layer.variance_reduction == "loo" and draws.num_samples > 1
-    if spec.kept or (is_centred and _is_small(4 * words, rows * d * dtype.itemsize)):
-        return words, max(1, launch.solution_words(*of_a_row))
-    return 0, 1
+    of_mean = mean_words(draws, spec.layer.variance_reduction == "loo", d)
+    if spec.kept:
+        has_memo = spec.kept > of_mean
+    else:  # an adjoint that decides first
+        has_memo = of_mean > 0 and _is_small(4 * words, rows * d * dtype.itemsize)
+    return (words, max(1, launch.solution_words(*of_a_row))) if has_memo else (0, 1)

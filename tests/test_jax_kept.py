@@ -1,4 +1,4 @@
-"""In JAX programs a value leaves what it decided for its derivatives, where that is small."""
+"""In JAX programs a value leaves its mean and, where that is small, what it decided."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ CASES = {
     "top-k of one": (dpo.TopK(1), (6, 1), 3, "loo"),
     "ranks, few samples": (dpo.Ranks(), (40, 9), 5, "loo"),
     "ranks, a pair": (dpo.Ranks(), (40, 9), 2, "antithetic"),
+    "ranks, only their mean": (dpo.Ranks(), (6, 40), 100, "loo"),
+    "top-k, only the mean of many": (dpo.TopK(2), (2, 30), 150_000, "loo"),
+    "argmax, only the mean of many": (dpo.Argmax(), (2, 20), 150_000, "loo"),
 }
 
 
