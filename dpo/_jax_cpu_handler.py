@@ -217,6 +217,12 @@ def room_of_samples(p, wanted, like):
     return np.empty(shape, np.int32), np.empty(shape, like.dtype)
 
 
+@jitable
+def no_room(p, like):
+    """A memo and samples where neither is wanted."""
+    return room(0), room_of_samples(p, False, like)
+
+
 # ---------------------------------------------------------------- what a value leaves (``Kept``)
 
 
@@ -255,6 +261,13 @@ def mean_words(s):
     return 2 * s.d if is_loo(s) else 0
 
 
+@jitable
+def move_samples(move, samples, kept, s):
+    """``put`` or ``get`` solutions and scores, which follow the mean."""
+    move(samples[0], kept, mean_words(s))
+    move(samples[1], kept, mean_words(s) + s.num_samples * s.d)
+
+
 # -------------------------------------------------------------------------------------- operations
 
 
@@ -276,8 +289,7 @@ def write_value(frame, p, c, like):
         if by_jacobian:
             put(sums, kept, mean_words(s))
         elif p.keeps_samples:
-            put(samples[0], kept, mean_words(s))
-            put(samples[1], kept, mean_words(s) + s.num_samples * s.d)
+            move_samples(put, samples, kept, s)
         else:
             put(memo, kept, mean_words(s))
     return asked(done)
@@ -304,7 +316,7 @@ def entropy(y, x):
 def write_maximum(frame, p, c, like):
     """The maximum or the loss of every row, and its slopes."""
     s = samples_of(p)
-    memo, samples = room(0), room_of_samples(p, False, like)
+    memo, samples = no_room(p, like)
     done, counts, sums = launch(frame, p, c, word(MAXIMUM), c.theta, c.theta, memo, samples, like)
     value = array(frame, RESULTS, 0, p, 1, like)
     mean, x, known = np.empty((s.rows, s.d)), np.empty(s.d), True
@@ -356,7 +368,7 @@ def sums_of_jacobian(frame, p, c, mean, like):
         done, outer = True, np.empty((s.rows, p.d + 1, p.d))
         get(outer, words_kept(frame, OPERANDS, 5, p), mean_words(s))
     else:
-        memo, samples = room(0), room_of_samples(p, False, like)
+        memo, samples = no_room(p, like)
         done, counts, sums = launch(
             frame, p, c, word(JACOBIAN), c.theta, c.theta, memo, samples, like
         )
@@ -375,8 +387,7 @@ def sums_of_vjp(frame, p, c, mean, like):
     operation = word(VALUE if is_loo(s) and p.kept == 0 else VJP)
     samples = room_of_samples(p, True, like)
     if p.keeps_samples:
-        get(samples[0], words_kept(frame, OPERANDS, 5, p), mean_words(s))
-        get(samples[1], words_kept(frame, OPERANDS, 5, p), mean_words(s) + s.num_samples * s.d)
+        move_samples(get, samples, words_kept(frame, OPERANDS, 5, p), s)
     elif p.kept > 0:
         get(memo, words_kept(frame, OPERANDS, 5, p), mean_words(s))
     centre = np.empty((s.rows, s.d), like.dtype)
@@ -444,7 +455,7 @@ def write_product(frame, p, c, like):
     product = array(frame, RESULTS, 0, p, p.d, like)
     direction, mean = np.empty((s.rows, s.d), like.dtype), np.zeros((s.rows, s.d))
     fill_direction(p, c, direction)
-    memo, samples = room(0), room_of_samples(p, False, like)
+    memo, samples = no_room(p, like)
     done, counts, sums = launch(frame, p, c, word(JVP), direction, c.theta, memo, samples, like)
     if is_loo(s):
         means(counts, s, mean)
