@@ -8,7 +8,8 @@ from pathlib import Path
 from types import FunctionType
 
 from numba import njit, types
-from numba.extending import intrinsic, overload, register_jitable
+from numba.core.typing.templates import infer_global, make_intrinsic_template
+from numba.extending import overload, register_jitable
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from .. import bits, noise32, noise64, noise_table, philox
@@ -33,7 +34,6 @@ def _real(argument_types):
     return max((t for t in argument_types if isinstance(t, types.Float)), key=lambda t: t.bitwidth)
 
 
-@intrinsic
 def _fma(typing_context, a, b, c):
     vector = common_vector(a, b, c)
     result = vector or _real((a, b, c))
@@ -47,7 +47,6 @@ def _fma(typing_context, a, b, c):
     return (result(a, b, c) if vector else result(result, result, result)), codegen
 
 
-@intrinsic
 def _select(typing_context, condition, if_true, if_false):
     vector = common_vector(if_true, if_false)
     result = vector or if_true
@@ -65,13 +64,11 @@ def _select(typing_context, condition, if_true, if_false):
     ), codegen
 
 
-@intrinsic
 def _sqrt(typing_context, x):
     return x(x), lambda context, builder, sig, args: call_llvm(builder, "sqrt", args)
 
 
 def _bitcast(pairs):
-    @intrinsic
     def cast(typing_context, x):
         result = Vector(pairs[x.dtype], x.lanes) if isinstance(x, Vector) else pairs[x]
 
@@ -87,24 +84,23 @@ _float_bits = _bitcast({types.float32: types.int32, types.float64: types.int64})
 _bits_float = _bitcast({types.int32: types.float32, types.int64: types.float64})
 
 
-def _register(function, implementation, arity):
-    """Let Numba compile calls of ``bits.<function>`` as the intrinsic ``implementation``."""
-    names = ", ".join("abc"[:arity])
-    template = eval(
-        f"lambda {names}: (lambda {names}: implementation({names}))",
-        {"implementation": implementation},
-    )
-    overload(function)(template)
+def _register(function, implementation):
+    """Let Numba compile calls of ``bits.<function>`` as the intrinsic ``implementation``.
+
+    (An ``overload`` that calls it would be compiled for every type that it meets.)
+    """
+    name = function.__name__
+    infer_global(function, types.Function(make_intrinsic_template(function, implementation, name)))
 
 
-for _name, _implementation, _arity in (
-    ("fma", _fma, 3),
-    ("select", _select, 3),
-    ("sqrt", _sqrt, 1),
-    ("float_bits", _float_bits, 1),
-    ("bits_float", _bits_float, 1),
+for _function, _implementation in (
+    (bits.fma, _fma),
+    (bits.select, _select),
+    (bits.sqrt, _sqrt),
+    (bits.float_bits, _float_bits),
+    (bits.bits_float, _bits_float),
 ):
-    _register(getattr(bits, _name), _implementation, _arity)
+    _register(_function, _implementation)
 
 
 @overload(bits.columns, jit_options={"forceinline": True})
@@ -116,7 +112,6 @@ def _(table, row):
 
 
 def _register_conversion(function, to_dtype):
-    @intrinsic
     def conversion(typing_context, x):
         result = Vector(to_dtype, x.lanes) if isinstance(x, Vector) else to_dtype
 
@@ -127,7 +122,7 @@ def _register_conversion(function, to_dtype):
 
         return result(x), codegen
 
-    _register(function, conversion, 1)
+    _register(function, conversion)
 
 
 for _numpy_type, _numba_type in NUMPY_TO_NUMBA.items():
@@ -146,6 +141,10 @@ for _module in (philox, noise32, noise64, noise_table):
 
 
 _SETTINGS = dict(nogil=True, error_model="numpy")
+
+inlined = njit(inline="always", **_SETTINGS)
+"""The large piece that a kernel is made of: as ``jitable``, but inlined before LLVM sees it, which
+would optimise it once more for itself."""
 
 
 @ft.cache

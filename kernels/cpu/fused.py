@@ -52,7 +52,7 @@ from ..codes import (
     VJP,
 )
 from . import sums as add
-from ._jit import jitable
+from ._jit import inlined, jitable
 from .accumulate import CHUNK, STRANDS, add_drawn_scores
 from .perturb import fill
 from .simd import LANES, lane_array, lane_indices, lane_rows, load, row_width, store
@@ -72,6 +72,14 @@ def copy_row(row, room):
     """``room[: row.size] = row``, in a third of the time that Numba's copy of a slice takes."""
     for i in range(row.size):
         room[i] = row[i]
+
+
+@jitable
+def add_to(total, values):
+    """``total += values`` of two dimensions, which NumPy's way would compile error messages for."""
+    for k in range(total.shape[0]):
+        for i in range(total.shape[1]):
+            total[k, i] += values[k, i]
 
 
 @jitable
@@ -176,7 +184,8 @@ def take_seats(
     if scale.shape[1] > 1:
         transpose(scales, e)
     else:
-        e[0] = scales[:, 0]
+        for lane in range(LANES):
+            e[0, lane] = scales[lane, 0]
         for i in range(1, e.shape[0]):
             store(e, i * LANES, load(e, 0))
 
@@ -204,7 +213,7 @@ def room_beyond(wanted, a):
     return result
 
 
-@jitable
+@inlined
 def solve_remainders(
     prepare, solve, note, recall, operation, call, first_row, end_row, memo, seats, work, beyond
 ):  # fmt: skip
@@ -255,7 +264,7 @@ def take_remainder(operation, beyond, first, p, s, z, y, at):
         shift_lanes(beyond[0], first, p, at)
 
 
-@jitable
+@inlined
 def run_samples(
     workspace, prepare, solve, note, recall, reads_scores, task_begin, task_end, split, operation,
     call, memo, solutions, counts, sums,
@@ -343,10 +352,10 @@ def run_samples(
                         add.add_trees(values, strand)
                     elif operation != VALUE and operation != JACOBIAN:
                         add.add_trees(lanes, strand)
-                sums[result] += strand
+                add_to(sums[result], strand)
 
 
-@jitable
+@inlined
 def add_block(
     operation, draw, d, count, p, s, z, y, v, mean, pull, weights, lanes, values, strand, counts
 ):  # fmt: skip
@@ -370,7 +379,7 @@ def add_block(
         add.add_moments(y, d, p, z, count, draw[1] == MULTIPLICATIVE, lanes)
 
 
-@jitable
+@inlined
 def add_known(
     recall, call, b, m, count, others, first, block, memo, groups, work, y, weights, shared_scores,
     strand,
@@ -425,7 +434,7 @@ def keep_rows(rows, count, first, kept):
             copy_row(rows[lane, : kept.shape[2]], kept[b, m])
 
 
-@jitable
+@inlined
 def run_few(
     workspace, prepare, solve, note, recall, reads_scores, block_begin, block_end, operation, call,
     memo, solutions, scores, counts, sums,
@@ -497,7 +506,7 @@ def run_few(
                 add.add_rows_of_values(y, d, p, count, paired, which, values, sums)
 
 
-@jitable
+@inlined
 def run_tasks(
     workspace, prepare, solve, note, recall, reads_scores, few, begin, end, split, operation, call,
     memo, solutions, scores, counts, sums,

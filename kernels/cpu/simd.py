@@ -184,11 +184,11 @@ def _loading(lanes):
     @register_jitable(forceinline=True)
     def load(array, index):
         """Consecutive elements of a C-contiguous array, from the flat ``index`` on."""
-        if CHECK_BOUNDS and (index < 0 or index + lanes > array.size):
+        if index < 0 or index + lanes > array.size:
             raise IndexError("vector load out of bounds")
         return read(array, index)
 
-    return load
+    return load if CHECK_BOUNDS else read
 
 
 load, load_part = _loading(LANES), _loading(PART)
@@ -214,11 +214,14 @@ def _lanes(typing_context, vector):
 
 
 @register_jitable(forceinline=True)
-def store(array, index, vector):
-    """Write lanes to consecutive elements of a C-contiguous array, from the flat ``index`` on."""
-    if CHECK_BOUNDS and (index < 0 or index + _lanes(vector) > array.size):
+def _checked_store(array, index, vector):
+    if index < 0 or index + _lanes(vector) > array.size:
         raise IndexError("vector store out of bounds")
     _store(array, index, vector)
+
+
+store = _checked_store if CHECK_BOUNDS else _store
+"""Write lanes to consecutive elements of a C-contiguous array, from the flat ``index`` on."""
 
 
 ROW_WIDTH = {types.int32: 4, types.float32: 4, types.float64: 8}
