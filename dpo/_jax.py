@@ -67,7 +67,28 @@ perturbed_p.multiple_results = True
 
 def _impl(theta, seeds, offsets, *others, spec: Spec):
     theta, *rest = (jnp.asarray(x) for x in (theta, *others))  # of one kind: JAX passes any
-    return [jnp.asarray(x) for x in run(theta, seeds, offsets, *rest, spec=spec)]
+    operands = theta, seeds, offsets, *rest
+    if _is_on_cpu(theta):
+        results = run(*operands, spec=spec)
+    else:
+        results = _forgetting(lambda _, given, plain: run(*given, spec=plain), operands, spec)
+    return [jnp.asarray(x) for x in results]
+
+
+def _is_on_cpu(x: jax.Array) -> bool:
+    return all(device.platform == "cpu" for device in x.devices())
+
+
+def _forgetting(call, operands, spec: Spec) -> list:
+    """The results of ``call(their shapes, operands, spec)`` on a GPU, where nothing is kept for
+    derivatives: to decide again is cheaper there."""
+    results, plain = _shapes(*map(jax.typeof, operands), spec=spec), spec._replace(kept=0)
+    if not spec.kept:
+        return call(results, operands, plain)
+    if spec.operation != "value":
+        return call(results, operands[:-1], plain)
+    words = [jnp.zeros(r.shape, r.dtype) for r in results[1:]]
+    return [*call(results[:1], operands, plain), *words]
 
 
 @perturbed_p.def_abstract_eval
@@ -145,14 +166,10 @@ def _on_gpu(context, *operands, spec: Spec):
 def _in_buffers(*operands, spec: Spec):
     from ._jax_gpu import in_buffers
 
-    results = _shapes(*map(jax.typeof, operands), spec=spec)
-    plain, forgotten = spec._replace(kept=0), []
-    if spec.kept and spec.operation == "value":  # decided again in backward, as it is cheaper there
-        forgotten = [jnp.zeros(r.shape, r.dtype) for r in results[1:]]
-        results = results[:1]
-    elif spec.kept:
-        operands = operands[:-1]
-    return [*in_buffers(ft.partial(run, spec=plain), results, *operands), *forgotten]
+    def call(results, given, plain):
+        return in_buffers(ft.partial(run, spec=plain), results, *given)
+
+    return _forgetting(call, operands, spec)
 
 
 def _elsewhere(context, *operands, spec: Spec):

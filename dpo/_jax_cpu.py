@@ -216,7 +216,7 @@ def _written(operation: str) -> str:
 
 
 def _recalls(spec: Spec) -> bool:
-    """Whether an operation leaves what samples decided, or uses it."""
+    """Whether an operation leaves what it found out, or uses that."""
     return spec.kept > 0 if spec.operation == "value" else "adjoint" in spec.operation
 
 

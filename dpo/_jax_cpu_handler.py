@@ -381,7 +381,7 @@ def sums_of_jacobian(frame, p, c, mean, like):
 
 @jitable
 def sums_of_vjp(frame, p, c, mean, like):
-    """``sum <v, y - mean> s`` of every row; centred samples decide first, unless that is kept."""
+    """``sum <v, y - mean> s`` of every row; centred samples decide first, unless a mean is kept."""
     s = samples_of(p)
     memo = room(p.calls * p.memo_words)
     operation = word(VALUE if is_loo(s) and p.kept == 0 else VJP)

@@ -70,7 +70,7 @@ class _Operator(NamedTuple):
     along_epsilon: bool = False
     """Whether the tensor after the seed is one that temperatures move by."""
     keeps: bool = False
-    """Whether the only option says whether to keep what was decided; what runs is told how much."""
+    """Whether the only option says whether to keep what it found; what runs is told how much."""
 
     def __call__(self, theta, epsilon, seed, *rest):
         """On real tensors."""

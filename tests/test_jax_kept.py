@@ -35,6 +35,7 @@ CASES = {
     "ranks, only their mean": (dpo.Ranks(), (6, 40), 100, "loo"),
     "top-k, only the mean of many": (dpo.TopK(2), (2, 30), 150_000, "loo"),
     "argmax, only the mean of many": (dpo.Argmax(), (2, 20), 150_000, "loo"),
+    "ranks of pairs, only their mean": (dpo.Ranks(), (6, 40), 100, "antithetic"),
 }
 
 
@@ -62,6 +63,13 @@ def count_launches(monkeypatch) -> list[int]:
     return operations
 
 
+def facts(layer, theta):
+    """What a program that takes a value of ``layer`` is told."""
+    spec = Spec("value", layer._at(1.0), theta.ndim)
+    ones = np.ones(theta.shape[: -layer.oracle.event_ndim] + (1,) * layer.oracle.event_ndim)
+    return operands.facts(spec, theta, None, None, ones)
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
 def test_gradients_are_those_that_decide_again(case, compiled, monkeypatch):
     layer, theta, v = case
@@ -70,9 +78,7 @@ def test_gradients_are_those_that_decide_again(case, compiled, monkeypatch):
         value, pull = jax.vjp(lambda t, e: layer._at(e)(t, seed=5), theta, epsilon)
         return value, *pull(v)
 
-    spec = Spec("value", layer._at(1.0), theta.ndim)
-    ones = np.ones(theta.shape[: -layer.oracle.event_ndim] + (1,) * layer.oracle.event_ndim)
-    assert operands.facts(spec, theta, None, None, ones).kept > 0
+    assert facts(layer, theta).kept > 0
     function = jax.jit(both) if compiled else both
     operations = count_launches(monkeypatch)
     value, by_theta, by_epsilon = function(theta, np.float32(0.5))
@@ -99,6 +105,24 @@ def test_gradients_are_those_that_decide_again(case, compiled, monkeypatch):
         assert len(kept) < len(operations)
     else:  # what nothing is centred by decides as it accumulates
         assert len(kept) <= len(operations)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "only" in name])
+def test_what_is_too_large_leaves_the_mean_alone(name):
+    oracle, shape, num_samples, reduction = CASES[name]
+    layer = dpo.Perturbed(oracle, num_samples=num_samples, variance_reduction=reduction)
+    assert facts(layer, np.zeros(shape, np.float32)).kept == 2 * shape[-1]
+
+
+def test_on_a_gpu_nothing_is_kept(case, monkeypatch):
+    """By arrays of the CPU that are said to be elsewhere."""
+    layer, theta, v = case
+    monkeypatch.setattr("dpo._jax._is_on_cpu", lambda x: False)
+    monkeypatch.delattr(Sampler, "packed_forward")
+    monkeypatch.delattr(Sampler, "unpacked")
+    value, pull = jax.vjp(lambda t: layer(t, seed=5), theta)
+    np.testing.assert_array_equal(value, layer(theta, seed=5))
+    np.testing.assert_array_equal(pull(v)[0], layer.vjp(theta, v, seed=5))
 
 
 def test_under_vmap_rows_keep_what_they_decided(case):

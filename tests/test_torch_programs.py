@@ -226,6 +226,7 @@ LARGE = {
     "argmax, winners": (dpo.Argmax(), (16, 40), 500),
     "top-k": (dpo.TopK(2), (6, 30), 100),
     "paths": (dpo.ShortestPath(), (3, 5, 6), 40),
+    "ranks, only their mean": (dpo.Ranks(), (6, 40), 100),
 }
 
 

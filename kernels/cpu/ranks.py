@@ -10,8 +10,8 @@ float32 has more than 2^20, lanes are sorted one by one. All give the same ranks
 
 Measured on one Zen 5 core, float32, nanoseconds a coordinate (without its noise) at d = 10, 32,
 100, 200, 1000, 4000: counting 1.1, 0.7, 1.4, 2.7, 13, 54; sorting 2.3, 1.4, 1.2, 1.8, 2.5, 3.6.
-On a Zen 3, without AVX-512, at d = 80, 100, 200, 1000, 4000: counting 2.1, 2.7, 6.6; sorting 2.3,
-2.2, 2.6, 4.2, 6.7.
+On a Zen 3, without AVX-512, counting at d = 80, 100, 200: 2.1, 2.7, 6.6; sorting at these and at
+1000, 4000: 2.3, 2.2, 2.6, 4.2, 6.7.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def sort_packed(p, d, count, work, y):
 
 @kernel
 def sort_lanes(p, d, count, work, y):
-    """float64: lane by lane; reversed, since of equal scores the last index comes first."""
+    """Lane by lane: float64, or very many; reversed, as of equal scores the last comes first."""
     reverse = np.empty(d, p.dtype)
     for lane in range(count):
         for i in range(d):

@@ -3,8 +3,8 @@
 ``Vector(dtype)`` is LLVM's ``<32 x dtype>``: of float32 two AVX-512 registers, four of AVX2, eight
 of SSE or NEON; LLVM splits it to fit, so the kernels are portable and their results do not depend
 on the machine. The usual operators work lane by lane, scalars broadcast, and comparisons give masks
-for ``select`` and ``any_lane``. The formulas of ``noise.py`` and ``philox.py`` are
-generic in exactly these operations, so the same source serves NumPy arrays, scalars and vectors.
+for ``select`` and ``any_lane``. The formulas of ``noise.py`` and ``philox.py`` are generic in
+exactly these operations, so the same source serves NumPy arrays, scalars and vectors.
 
 Written out rather than left to LLVM's auto-vectoriser: a value that lives in registers across
 "perturb, solve, accumulate" needs no buffer, short loops are vectorised too (they are unrolled and
@@ -16,8 +16,9 @@ from __future__ import annotations
 import operator
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import config, types
+from numba.core.codegen import get_host_cpu_features
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, overload, register_jitable, register_model
@@ -35,7 +36,7 @@ def _has_avx512():
     """Whether code is compiled for a CPU with AVX-512."""
     features = config.CPU_FEATURES
     if features is None:
-        features = binding.get_host_cpu_features().flatten()
+        features = get_host_cpu_features()
     return "+avx512f" in features.split(",")
 
 
@@ -47,7 +48,10 @@ PART = LANES if MANY_REGISTERS else LANES // 2
 
 
 class Vector(types.Type):
-    """The Numba type of 32 (or so many) lanes of ``dtype``; ``types.boolean`` makes a mask."""
+    """The Numba type of 32 lanes of ``dtype``; ``types.boolean`` makes a mask.
+
+    Of other numbers of lanes there are loads, stores, operators and the primitives of ``bits.py``.
+    """
 
     def __init__(self, dtype, lanes=LANES):
         self.dtype, self.lanes = dtype, lanes
@@ -458,7 +462,7 @@ def smaller(typing_context, a, b):
     def codegen(context, builder, sig, args):
         if a.dtype == types.float64:
             return call_llvm(builder, "minnum", args, fastmath=("nnan", "nsz"))
-        words = ir.VectorType(_INT32, LANES)
+        words = ir.VectorType(_INT32, a.lanes)
         least = call_llvm(builder, "smin", [builder.bitcast(x, words) for x in args])
         return builder.bitcast(least, args[0].type)
 
@@ -467,7 +471,7 @@ def smaller(typing_context, a, b):
 
 @intrinsic
 def larger(typing_context, a, b):
-    """The larger of two vectors of reals that are not NaN, lane by lane; see ``smaller``."""
+    """The larger of two vectors of float64 that are not NaN, lane by lane."""
 
     def codegen(context, builder, sig, args):
         return call_llvm(builder, "maxnum", args, fastmath=("nnan", "nsz"))
