@@ -344,10 +344,8 @@ class Sampler(NamedTuple):
         words) uint32, as many as ``kept_words`` has said."""
         if self._are_samples(kept_words):
             kept = self._keeping_samples()
-        elif self._are_mean(kept_words):
-            kept = Kept(self._mean(self._launch(VALUE)))
         else:
-            kept = self._keeping(self._new_memo())
+            kept = self._keeping(None if self._are_mean(kept_words) else self._new_memo())
         mean = kept.mean if self._loo else None
         arrays = mean, kept.memo, kept.outer, *(kept.samples or ())
         parts = (x for x in arrays if x is not None)

@@ -68,10 +68,10 @@ perturbed_p.multiple_results = True
 def _impl(theta, seeds, offsets, *others, spec: Spec):
     theta, *rest = (jnp.asarray(x) for x in (theta, *others))  # of one kind: JAX passes any
     operands = theta, seeds, offsets, *rest
-    if _is_on_cpu(theta):
-        results = run(*operands, spec=spec)
-    else:
+    if spec.kept and not _is_on_cpu(theta):
         results = _forgetting(lambda _, given, plain: run(*given, spec=plain), operands, spec)
+    else:
+        results = run(*operands, spec=spec)
     return [jnp.asarray(x) for x in results]
 
 

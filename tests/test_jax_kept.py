@@ -144,11 +144,9 @@ def test_under_vmap_rows_keep_what_they_decided(case):
 
 
 def test_small_programs_keep_nothing():
-    theta = np.zeros((4, 5), np.float32)
     for m in (1, 100):
-        layer = dpo.Perturbed(num_samples=m)._at(1.0)
-        spec = Spec("value", layer, 2)
-        assert operands.facts(spec, theta, None, None, np.ones((4, 1))).kept == 0
+        layer = dpo.Perturbed(num_samples=m)
+        assert facts(layer, np.zeros((4, 5), np.float32)).kept == 0
 
 
 def test_a_second_derivative_is_still_an_error(case):
