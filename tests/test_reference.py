@@ -306,17 +306,60 @@ def compare_candidates(name, dtype, rows, d, k, m):
     np.testing.assert_array_equal(*scaled)
 
 
-def test_ranks_of_more_coordinates_than_packed_words_count():
-    """float32 packs 20 bits of an index: rows of more are sorted as float64 is."""
+@njit
+def solve_ranks(theta, p, y):
+    work = ranks.workspace(theta, None, p.shape[1])
+    ranks.solve(p, p.shape[0], p.shape[1], None, None, None, work, y)
+
+
+def scores_to_rank(d, dtype):
+    """Scores, (d, 32), that a ranking may meet; those far apart, or equal in the bits that words
+    have room for, are sorted in other ways than most."""
+    rng, limits = np.random.default_rng(d), np.finfo(dtype)
+    z = rng.normal(size=(d, 32)).astype(dtype)
+    rare, often = rng.random((d, 32)) < 0.05, rng.random((d, 32)) < 0.4
+    steps = 1 + rng.integers(0, 3, (d, 32)) * limits.eps
+    first = np.arange(d)[:, None] == 0
+    return {
+        "apart": z,
+        "equal": np.zeros((d, 32)),
+        "zeros of both signs": np.where(often, 0.0, -0.0),
+        "few values": rng.integers(0, 5, (d, 32)),
+        "few ties": np.where(rare, z[0], z),
+        "masked": np.where(often, -np.inf, z),
+        "infinite": np.where(often, -np.inf, np.where(rare, np.inf, z)),
+        "all masked": np.full((d, 32), -np.inf),
+        "masked by a number": np.where(often, -1e9, z),
+        "one far away": np.where(first, 1e9, z),
+        "neighbours": steps,
+        "neighbours, one far away": np.where(first, 0.0, steps),
+        "offset": z + dtype(1e6),
+        "exponential": np.exp(8 * z),
+        "largest of the type": z / 6 * limits.max,
+        "end to end": np.where(often, z, np.sign(z) * limits.max),
+        "subnormal": z * limits.smallest_normal * dtype(1e-5),
+        "ascending": np.sort(z, 0),
+        "descending": np.sort(z, 0)[::-1],
+    }
+
+
+@pytest.mark.parametrize("d", [1, 2, 31, 32, 33, 64, 65, 100, 128, 129, 600, 1025, 4096, 4097])
+def test_ranks_are_exact_wherever_scores_lie(d, dtype):
+    y = np.empty((d, 32), np.int32)
+    for name, p in scores_to_rank(d, dtype).items():
+        p = np.ascontiguousarray(p, dtype)
+        solve_ranks(np.empty((1, d), dtype), p, y)
+        lowest_last = np.lexsort((np.broadcast_to(-np.arange(d)[:, None], p.shape), p), axis=0)
+        ranked = np.take_along_axis(y, lowest_last, 0)
+        assert (ranked == np.arange(1, d + 1)[:, None]).all(), name
+
+
+def test_ranks_of_more_coordinates_than_words_count():
+    """Words have 20 bits of an index: rows of more are sorted lane by lane."""
     d = 2**20 + 1
-
-    @njit
-    def solve(p, y):
-        ranks.solve(p, d, 1, None, None, None, np.empty((0, 32), np.int64), y)
-
-    p, y = np.empty((d, 32), np.float32), np.empty((d, 32), np.int32)
+    p, y = np.empty((d, 1), np.float32), np.empty((d, 1), np.int32)
     p[:, 0] = np.random.default_rng(0).integers(0, 1000, d)
-    solve(p, y)
+    solve_ranks(np.empty((1, d), np.float32), p, y)
     lowest_last = np.lexsort((-np.arange(d), p[:, 0]))
     assert (y[lowest_last, 0] == np.arange(1, d + 1)).all()
 

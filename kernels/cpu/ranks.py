@@ -3,15 +3,24 @@
     rank_i = 1 + #{j < i : p_i > p_j} + #{j > i : p_i >= p_j}
 
 **Counting**, the formula above, has no branch and moves no data: d^2 comparisons, a lane a sample.
-**Sorting**, above ``COUNTING_32`` coordinates: a bitonic network of packed words (score, ~index),
-whose order is that of the formula, lanes side by side; then a scatter of positions. Two steps of
-the network share one pass over memory. float64 words do not pack: above ``COUNTING_64``, and where
-float32 has more than 2^20, lanes are sorted one by one. All give the same ranks.
+**Sorting**, above ``COUNTING`` coordinates: a network of words that pack a score's key and its
+index, descending, lanes side by side; then a scatter of positions. All give the same ranks.
 
-Measured on one Zen 5 core, float32, nanoseconds a coordinate (without its noise) at d = 10, 32,
-100, 200, 1000, 4000: counting 1.1, 0.7, 1.4, 2.7, 13, 54; sorting 2.3, 1.4, 1.2, 1.8, 2.5, 3.6.
-On a Zen 3, without AVX-512, counting at d = 80, 100, 200: 2.1, 2.7, 6.6; sorting at these and at
-1000, 4000: 2.3, 2.2, 2.6, 4.2, 6.7.
+*Narrow* words have 32 bits. Their key is where a score lies between the lane's extremes, in up to
+2^24 steps; scores of one step are neighbours afterwards, and settled by comparison. Where too many
+share a step (one score is far from all others, say), and above 2^12 coordinates, *wide* words of 64
+bits have the first 32 bits of a score for their key: all of a float32's. Where that leaves too much
+to settle in float64, and above 2^20 coordinates, lanes are sorted one by one.
+
+Measured on one Zen 3 core (no AVX-512), nanoseconds a coordinate without its noise:
+
+    d                          10    32    64   100   200  1000  4000
+    float32, counted          0.4   1.0   2.2   3.4   6.8    46
+    float32, narrow words     1.7   1.5   1.5   1.6   1.9   2.6   4.0
+    float32, wide words       2.1   2.1   2.5   3.3   4.0   6.1   9.3
+    float64, counted          1.2   2.9   5.8   9.2    17    90
+    float64, narrow words     2.0   1.7   1.7   1.9   2.1   3.0   4.3
+    float64, lane by lane      11    11    12    20    43    68    87
 """
 
 from __future__ import annotations
@@ -20,42 +29,31 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from ..bits import bits_float, float_bits, int64, select, uint32
+from ..bits import float_bits, fma, int32, int64, select, uint32
 from ._jit import jitable, kernel
 from .fused import run_tasks
+from .network import NARROW, WIDE, room, sort_words
 from .simd import (
     LANES,
     MANY_REGISTERS,
     PART,
+    any_lane,
     broadcast,
-    lane_array,
-    larger,
+    broadcast_part,
     load,
     load_part,
-    smaller,
+    part_numbers,
     store,
 )
 
-COUNTING_32, COUNTING_64 = 80, 2048
-"""Coordinates up to which ranks are counted, in float32 and float64."""
+COUNTING = 32
+"""Coordinates up to which ranks are counted."""
 NS_PER_COORDINATE = 2.5
 RECALL_READS_SCORES = False
-_PACKED = 2**20
-"""Coordinates of which the index fits a packed word."""
+_NARROW, _WIDE = 2**12, 2**20
+"""Coordinates of which the index fits a narrow and a wide word."""
+_KEY_BITS = 24
 _ONE = np.int64(0x3FF0000000000000)  # bits of 1.0
-_LAST = np.int64(0x4000000000000000)  # of 2.0
-
-
-def is_counted(like, d):
-    """Whether ranks are counted, not sorted."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(is_counted, jit_options={"forceinline": True})
-def _(like, d):
-    if like.dtype == types.float32:
-        return lambda like, d: d <= COUNTING_32
-    return lambda like, d: d <= COUNTING_64
 
 
 def memo_words(problem, d, dtype):
@@ -65,14 +63,11 @@ def memo_words(problem, d, dtype):
 
 @jitable
 def workspace(theta, options, lanes):
-    """Packed words, for sorting."""
-    d, rows = theta.shape[1], 1
-    like = np.empty(0, np.int64)
-    if is_counted(theta, d) or d > _PACKED:
-        return lane_array(0, PART, like)
-    while rows < d:
-        rows *= 2
-    return lane_array(rows, PART, like)
+    """Narrow and wide words, for sorting."""
+    d = theta.shape[1]
+    narrow = COUNTING < d <= _NARROW
+    wide = COUNTING < d <= _WIDE
+    return room(d if narrow else 0, NARROW), room(d if wide else 0, WIDE)
 
 
 @jitable
@@ -93,7 +88,7 @@ def recall(p, d, count, memo, group, work, y):
 @jitable
 def solve(p, d, count, places, which, options, work, y):
     """Ranks of every lane."""
-    if is_counted(p, d):
+    if d <= COUNTING:
         count_ranks(p, d, count, y)
     else:
         sort_ranks(p, d, count, work, y)
@@ -108,14 +103,23 @@ def one_more(condition, r):
     return select(condition, r + np.int32(1), r)
 
 
+def counts_by_four(p):
+    """Whether four coordinates are counted at a time; where registers hold no four and their ranks,
+    float32 takes one."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(counts_by_four, jit_options={"forceinline": True})
+def _(p):
+    by_four = MANY_REGISTERS or p.dtype == types.float64
+    return lambda p: by_four
+
+
 @kernel
 def count_ranks(p, d, count, y):
-    """Ranks by comparing all pairs, four coordinates at a time against each other one.
-
-    Where registers hold no four and their ranks, float32 takes one at a time.
-    """
+    """Ranks by comparing all pairs, some coordinates at a time against each other one."""
     stride = p.shape[1]
-    by_four = MANY_REGISTERS or p.itemsize == 8
+    by_four = counts_by_four(p)
     for at in range(0, count, LANES):
         i = 0
         while by_four and i + 4 <= d:
@@ -153,122 +157,137 @@ def count_ranks(p, d, count, y):
 
 
 @jitable
-def packed(x, i):
-    """A word that sorts like (x, -i): x's bits made monotone above 20 bits of ~i; those of a real
-    in [1, 2), which sorts alike."""
-    bits = float_bits(x + np.float32(0.0))  # one zero only
-    sign = bits >> np.int32(31)
-    key = uint32(bits ^ (sign & np.int32(0x7FFFFFFF))) ^ np.uint32(0x80000000)
-    return (int64(key) << np.int64(20)) | (_ONE | np.int64(_PACKED - 1 - i))
+def extremes(p, d, at):
+    """The least and the largest finite score of every lane of a part; 0 where there is none."""
+    real, stride = p.dtype.type, p.shape[1]
+    low, high = broadcast_part(real(np.inf)), broadcast_part(real(-np.inf))
+    for i in range(d):
+        x = load_part(p, i * stride + at)
+        low = select((x < low) & (x > real(-np.inf)), x, low)
+        high = select((x > high) & (x < real(np.inf)), x, high)
+    some = low <= high
+    return select(some, low, real(0.0)), select(some, high, real(0.0))
 
 
 @jitable
-def ordered(a, b):
-    """The smaller and the larger of two words, lane by lane."""
-    if MANY_REGISTERS:
-        less = a < b
-        return select(less, a, b), select(less, b, a)
-    # AVX2 has a minimum and a maximum of reals, not of words.
-    a, b = bits_float(a), bits_float(b)
-    return float_bits(smaller(a, b)), float_bits(larger(a, b))
+def pack_narrow(p, d, at, low, high, shift, top, words):
+    """Words that sort like (-x, i): steps below the largest, 1 .. top - 1, above an index.
+
+    Rounding is monotone, so a larger score is never further down. Infinite ones are 0 and ``top``.
+    """
+    real, stride = p.dtype.type, p.shape[1]
+    largest = real(np.finfo(np.float32).max)
+    # The margin is for rounding; the limit, since infinity times zero is no number.
+    scale = real(top - 2) * real(1 - 2**-20) / (high - low)
+    scale = select(scale < largest, scale, largest)
+    for i in range(d):
+        x = fma(high - load_part(p, i * stride + at), scale, real(1.0))
+        x = select(x > real(0.0), x, real(0.0))
+        x = select(x < real(top), x, real(top))
+        store(words, i * PART, (int32(x) << shift) | np.int32(i))
 
 
 @jitable
-def flip_pass(words, n, size):
-    """First two steps of merging blocks of ``size``: mirror images, then halves of each half."""
-    quarter = size // 4
-    for base in range(0, n, size):
-        for i in range(max(quarter, 1)):
-            w, x = base + i, base + size - 1 - i
-            if quarter == 0:
-                if x < n:
-                    a, b = ordered(load_part(words, w * PART), load_part(words, x * PART))
-                    store(words, w * PART, a)
-                    store(words, x * PART, b)
-                continue
-            w2, x2 = w + quarter, x - quarter
-            if w2 >= n:
-                break
-            a, d = ordered(load_part(words, w * PART), load_part(words, x * PART))
-            b, c = ordered(load_part(words, w2 * PART), load_part(words, x2 * PART))
-            a, b = ordered(a, b)
-            c, d = ordered(c, d)
-            store(words, w * PART, a)
-            store(words, w2 * PART, b)
-            store(words, x2 * PART, c)
-            store(words, x * PART, d)
+def settle(p, d, at, step, begin, end, most, words):
+    """Order scores of equal keys; whether there were no more than ``most`` to exchange or to see.
+
+    By insertion: what ``sort_words`` has left is ordered by index. Words outside
+    ``begin .. end - 1`` are of infinite scores, which are equal if their keys are.
+    """
+    index, left, before = step - 1, most, load_part(words, 0)
+    for k in range(1, d):
+        word = load_part(words, k * PART)
+        if any_lane(((word ^ before) < step) & (word >= begin) & (word < end)):
+            for lane in range(PART):
+                j = k
+                while j > 0:
+                    a, b = words[j - 1, lane], words[j, lane]
+                    if (a ^ b) >= step or p[b & index, at + lane] <= p[a & index, at + lane]:
+                        break
+                    words[j - 1, lane], words[j, lane] = b, a
+                    j -= 1
+                left -= k - j
+            left -= 1
+            if left < 0:
+                return False
+        before = word
+    return True
 
 
 @jitable
-def clean_pass(words, first, n, distance):
-    """Two half-cleaner steps, at ``distance`` and half of it, from ``first`` on."""
-    half = distance // 2
-    for base in range(first, n, 2 * distance):
-        for i in range(base, min(base + half, n)):
-            if i + half >= n:
-                break
-            j = i + distance
-            a, b = load_part(words, i * PART), load_part(words, (i + half) * PART)
-            c, d = load_part(words, j * PART), load_part(words, (j + half) * PART)
-            a, c = ordered(a, c)
-            b, d = ordered(b, d)
-            a, b = ordered(a, b)
-            c, d = ordered(c, d)
-            store(words, i * PART, a)
-            store(words, (i + half) * PART, b)
-            store(words, j * PART, c)
-            store(words, (j + half) * PART, d)
-
-
-@jitable
-def last_pass(words, first, n):
-    """One half-cleaner step at distance 1."""
-    for i in range(first, n - 1, 2):
-        a, b = ordered(load_part(words, i * PART), load_part(words, (i + 1) * PART))
-        store(words, i * PART, a)
-        store(words, (i + 1) * PART, b)
+def scatter(d, at, index, words, y):
+    """The rank of the k-th largest is d - k."""
+    flat, entries = y.reshape(y.size), words.reshape(words.size)
+    number = words.dtype.type
+    stride, lanes = number(y.shape[1]), part_numbers(words) + number(at)
+    for k in range(d):
+        store(words, k * PART, (load_part(words, k * PART) & index) * stride + lanes)
+    for k in range(d):
+        for lane in range(PART):
+            flat[entries[k * PART + lane]] = d - k
 
 
 @kernel
-def sort_words(words, n):
-    """Sort the first ``n`` words of every lane of a part; the rest are larger and stay."""
-    size = 2
-    while size < 2 * n:
-        flip_pass(words, n, size)
-        distance = size // 8
-        while distance >= 2:
-            clean_pass(words, 0, n, distance)
-            distance //= 4
-        if distance == 1:
-            last_pass(words, 0, n)
-        size *= 2
+def sort_narrow(p, d, at, words, y):
+    """Ranks of a part by narrow words; False, and no ranks, where those do not serve."""
+    if d > _NARROW:
+        return False
+    low, high = extremes(p, d, at)
+    if any_lane(high - low == p.dtype.type(np.inf)):
+        return False
+    shift = 1
+    while 1 << shift < d:
+        shift += 1
+    step, top = np.int32(1 << shift), np.int32((1 << min(31 - shift, _KEY_BITS)) - 1)
+    pack_narrow(p, d, at, low, high, np.int32(shift), top, words)
+    sort_words(words, d)
+    if not settle(p, d, at, step, step, top * step, d // 2, words):
+        return False
+    scatter(d, at, step - 1, words, y)
+    return True
 
 
-def sort_ranks(p, d, count, work, y):
-    """Ranks by sorting."""
+def first_bits(x):
+    """The first 32 bits of real lanes."""
     raise NotImplementedError("compiled code only")
 
 
-@kernel
-def sort_packed(p, d, count, work, y):
-    """float32: the lanes of a part by one network."""
-    stride = p.shape[1]
-    for at in range(0, count, PART):
-        for i in range(d):
-            store(work, i * PART, packed(load_part(p, i * stride + at), i))
-        work[d:] = _LAST
-        sort_words(work, d)
-        for position in range(d):
-            for lane in range(PART):
-                i = _PACKED - 1 - (work[position, lane] & (_PACKED - 1))
-                y[i, at + lane] = position + 1
+@overload(first_bits, jit_options={"forceinline": True})
+def _(x):
+    if x.dtype == types.float32:
+        return lambda x: float_bits(x)
+    return lambda x: int32(float_bits(x) >> np.int64(32))
+
+
+@jitable
+def packed_wide(x, i):
+    """A word that sorts like (-x, i): x's first bits, made monotone, above 20 bits of index; those
+    of a real in [1, 2), which sorts alike."""
+    bits = first_bits(x + np.float32(0.0))  # one zero only
+    key = uint32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))) ^ np.uint32(0x7FFFFFFF)
+    return (int64(key) << np.int64(20)) | (_ONE | np.int64(i))
 
 
 @kernel
-def sort_lanes(p, d, count, work, y):
-    """Lane by lane: float64, or very many; reversed, as of equal scores the last comes first."""
+def sort_wide(p, d, at, words, y):
+    """Ranks of a part by wide words; False, and no ranks, where those do not serve."""
+    if d > _WIDE:
+        return False
+    stride, step = p.shape[1], np.int64(_WIDE)
+    for i in range(d):
+        store(words, i * PART, packed_wide(load_part(p, i * stride + at), i))
+    sort_words(words, d)
+    if not settle(p, d, at, step, _ONE, WIDE[0], d, words):
+        return False
+    scatter(d, at, step - 1, words, y)
+    return True
+
+
+@kernel
+def sort_lanes(p, d, begin, end, y):
+    """Lane by lane; reversed, as of equal scores the last comes first."""
     reverse = np.empty(d, p.dtype)
-    for lane in range(count):
+    for lane in range(begin, end):
         for i in range(d):
             reverse[i] = p[d - 1 - i, lane]
         order = np.argsort(reverse, kind="mergesort")
@@ -276,18 +295,15 @@ def sort_lanes(p, d, count, work, y):
             y[d - 1 - order[position], lane] = position + 1
 
 
-@overload(sort_ranks, jit_options={"forceinline": True})
-def _(p, d, count, work, y):
-    def sort_single(p, d, count, work, y):
-        if d <= _PACKED:
-            sort_packed(p, d, count, work, y)
-        else:
-            sort_lanes(p, d, count, work, y)
-
-    def sort_double(p, d, count, work, y):
-        sort_lanes(p, d, count, work, y)
-
-    return sort_single if p.dtype == types.float32 else sort_double
+@jitable
+def sort_ranks(p, d, count, work, y):
+    """Ranks by sorting, a part at a time."""
+    narrow, wide = work
+    serves = True  # of one part as of the next
+    for at in range(0, count, PART):
+        serves = serves and sort_narrow(p, d, at, narrow, y)
+        if not (serves or sort_wide(p, d, at, wide, y)):
+            sort_lanes(p, d, at, min(at + PART, count), y)
 
 
 @kernel

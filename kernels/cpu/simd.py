@@ -389,14 +389,20 @@ def lane_array(rows, columns, like):
     return flat[skip : skip + rows * columns].reshape((rows, columns))
 
 
-@intrinsic
-def broadcast(typing_context, scalar):
-    """32 copies of a scalar."""
+def _broadcasting(lanes):
+    """``broadcast`` to so many lanes."""
 
-    def codegen(context, builder, sig, args):
-        return splat(builder, args[0])
+    def copies(typing_context, scalar):
+        def codegen(context, builder, sig, args):
+            return splat(builder, args[0], lanes)
 
-    return Vector(scalar)(scalar), codegen
+        return Vector(scalar, lanes)(scalar), codegen
+
+    return intrinsic(copies)
+
+
+broadcast, broadcast_part = _broadcasting(LANES), _broadcasting(PART)
+"""Copies of a scalar."""
 
 
 @intrinsic
@@ -408,6 +414,17 @@ def lane_indices(typing_context):
         return ir.Constant(context.get_value_type(result), list(range(LANES)))
 
     return result(), codegen
+
+
+@intrinsic
+def part_numbers(typing_context, like):
+    """(0, 1, ..., PART - 1) of an array's dtype."""
+    result = Vector(like.dtype, PART)
+
+    def codegen(context, builder, sig, args):
+        return ir.Constant(context.get_value_type(result), list(range(PART)))
+
+    return result(like), codegen
 
 
 _EVENS_FIRST = [*range(0, LANES, 2), *range(1, LANES, 2)]
@@ -484,8 +501,8 @@ def any_lane(typing_context, mask):
     """Whether the mask holds in any lane."""
 
     def codegen(context, builder, sig, args):
-        word = builder.bitcast(args[0], ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", word, ir.Constant(ir.IntType(LANES), 0))
+        word = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        return builder.icmp_unsigned("!=", word, ir.Constant(word.type, 0))
 
     return types.boolean(mask), codegen
 
