@@ -336,7 +336,7 @@ def scores_to_rank(d, dtype):
         "offset": z + dtype(1e6),
         "exponential": np.exp(8 * z),
         "largest of the type": z / 6 * limits.max,
-        "end to end": np.where(often, z, np.sign(z) * limits.max),
+        "end to end": np.where(rare, limits.max, limits.min),
         "subnormal": z * limits.smallest_normal * dtype(1e-5),
         "ascending": np.sort(z, 0),
         "descending": np.sort(z, 0)[::-1],
