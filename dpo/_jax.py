@@ -345,6 +345,10 @@ def call(name: str, layer: Perturbed, theta: Any, *args: Any, **parameters: Any)
         raise NotImplementedError(
             "samples is not available inside JAX transformations; call it on concrete arrays"
         )
+    if name == "pullback":
+        raise NotImplementedError(
+            "pullback is for concrete arrays; inside JAX transformations use jax.vjp(layer, theta)"
+        )
     if kind_of(theta) != "jax":
         raise TypeError(
             f"theta is a {kind_of(theta)} array inside a JAX transformation; pass "

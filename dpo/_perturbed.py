@@ -297,6 +297,28 @@ class Perturbed:
         return call.constant(mean, call.scores.shape, v)
 
     @_public
+    def pullback(self, theta, *, seed=None, row_offset=0, sample_offset=0):
+        """The perturbed optimum and the function ``v -> v^T D y_eps(theta)`` on its samples.
+
+        ``y, pull = layer.pullback(theta, seed=0)`` gives ``layer(theta, seed=0)`` and
+        ``lambda v: layer.vjp(theta, v, seed=0)``, to the bit, for less than the two calls: what the
+        samples decided is kept where autograd would keep it. It is what NumPy has in place of
+        ``backward()``, and what a framework without a binding wants for a gradient of its own.
+        Arrays may change in place afterwards; ``pull`` has seen what they were. With
+        ``dpo.Adaptive`` the samples are those that the value needs. In programs differentiate the
+        layer instead.
+        """
+        call, _ = self._prepare(theta, seed, "value", keeps=True)
+        kept = call.sampler.forward(for_gradient=True)
+
+        def pull(v):
+            with launching_on(theta, call.scores.kind):
+                product = call.sampler.vjp(as_companion(v, "v", call.scores), kept)[0]
+                return call.constant(product, call.scores.shape, v)
+
+        return call.constant(kept.mean, call.scores.shape), pull
+
+    @_public
     def jvp(self, theta, t, *, seed=None, row_offset=0, sample_offset=0):
         """The Jacobian-vector product ``D y_eps(theta) t``, of theta's shape."""
         call, known = self._prepare(theta, seed, "jvp", t)
@@ -427,10 +449,17 @@ class Perturbed:
 
     # ------------------------------------------------------------------------------- preparation
 
-    def _prepare(self, theta, place: Place, of: str, direction=None) -> tuple[Call, Any]:
-        """The call, and the estimate of ``of`` where choosing the samples has made it already."""
+    def _prepare(
+        self, theta, place: Place, of: str, direction=None, keeps: bool = False
+    ) -> tuple[Call, Any]:
+        """The call, and the estimate of ``of`` where choosing the samples has made it already.
+
+        ``keeps``: on copies of the user's arrays.
+        """
         scores = as_scores(theta, "theta", self.oracle.event_ndim)
         whole = self._whole(scores, place)
+        if keeps:
+            whole = whole._replace(theta=whole.theta.copy(), epsilon=whole.epsilon.copy())
         if of != "samples" and self._is_exact(whole):
             exact = Expectation(whole, self.tolerance)
             return Call(theta, self.epsilon, scores, whole, exact), None

@@ -334,6 +334,11 @@ def _call(
         raise NotImplementedError(
             "samples is not available inside torch.compile and torch.func; call it eagerly"
         )
+    if name == "pullback":
+        raise NotImplementedError(
+            "pullback is for eager calls; inside torch.compile and torch.func differentiate "
+            "layer(theta), by autograd or torch.func.vjp"
+        )
     words = _words(seed, row_offset, sample_offset, layer.method == "exact")
     given, where = (theta, layer.epsilon, words), (layer.name, theta.dim())
     if name == "__call__":

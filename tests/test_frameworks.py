@@ -107,6 +107,50 @@ def test_the_same_numbers_as_in_numpy(framework, oracle, method):
     assert ours.num_samples == expected.num_samples
 
 
+@pytest.mark.parametrize("variance_reduction", ["loo", "none", "antithetic", "qmc"])
+@pytest.mark.parametrize("num_samples", [2, 64])
+def test_a_pullback_is_the_value_and_its_vjp(oracle, variance_reduction, num_samples):
+    theta, v = scores(oracle), scores(oracle, seed=1)
+    epsilon = np.full(4, 0.5)
+    layer = dpo.Perturbed(
+        oracle, epsilon=epsilon, num_samples=num_samples, variance_reduction=variance_reduction
+    )
+    expected = layer(theta, seed=SEED), layer.vjp(theta, v, seed=SEED)
+    y, pull = layer.pullback(theta, seed=SEED)
+    theta[:], epsilon[:] = 1.0, 1.0  # what was given may change afterwards
+    np.testing.assert_array_equal(y, expected[0])
+    for _ in range(2):
+        np.testing.assert_array_equal(pull(v), expected[1])
+
+
+@pytest.mark.parametrize("method", ["mc", "exact"])
+def test_a_pullback_in_any_framework(framework, oracle, method):
+    if method == "exact" and not oracle.has_exact_form:
+        pytest.skip("no exact form")
+    theta, v = scores(oracle), scores(oracle, seed=1)
+    layer = dpo.Perturbed(oracle, num_samples=64, method=method)
+    y, pull = layer.pullback(framework.array(theta), seed=SEED)
+    np.testing.assert_array_equal(framework.numpy(y), layer(theta, seed=SEED))
+    product = framework.numpy(pull(framework.array(v)))
+    np.testing.assert_array_equal(product, layer.vjp(theta, v, seed=SEED))
+    with pytest.raises(NotImplementedError, match="vjp"):
+        framework.vmap(lambda row: layer.pullback(row, seed=SEED)[0])(framework.array(theta))
+
+
+def test_a_pullback_sees_the_samples_that_an_adaptive_value_needs():
+    theta = np.random.default_rng(0).normal(size=(4, 6))
+    layer = dpo.Perturbed(num_samples=dpo.Adaptive(tolerance=0.05, max_samples=4096))
+    y, pull = layer.pullback(theta, seed=SEED)
+    used = layer.estimate(theta, seed=SEED).num_samples
+    np.testing.assert_array_equal(y, layer(theta, seed=SEED))
+    v = np.ones((1, 6)) * np.arange(6)
+    for b, number in enumerate(used):
+        row = slice(b, b + 1)
+        fixed = dpo.Perturbed(num_samples=int(number))
+        expected = fixed.vjp(theta[row], v, seed=SEED, row_offset=b)
+        np.testing.assert_array_equal(pull(np.repeat(v, 4, axis=0))[row], expected)
+
+
 def test_gradients_are_the_explicit_derivatives(framework, oracle):
     theta, v = scores(oracle), scores(oracle, seed=1)
     y = targets(oracle, theta)
