@@ -301,18 +301,23 @@ class Perturbed:
         """The perturbed optimum and the function ``v -> v^T D y_eps(theta)`` on its samples.
 
         ``y, pull = layer.pullback(theta, seed=0)`` gives ``layer(theta, seed=0)`` and
-        ``lambda v: layer.vjp(theta, v, seed=0)``, to the bit, for less than the two calls: what the
-        samples decided is kept where autograd would keep it. It is what NumPy has in place of
-        ``backward()``, and what a framework without a binding wants for a gradient of its own.
-        Arrays may change in place afterwards; ``pull`` has seen what they were. With
-        ``dpo.Adaptive`` the samples are those that the value needs. In programs differentiate the
-        layer instead.
+        ``lambda v: layer.vjp(theta, v, seed=0)``, to the bit (with ``dpo.Adaptive``, the VJP on the
+        samples that the value needs), for less than the two calls: what the samples decided is kept
+        where autograd would keep it. It is what NumPy has in place of ``backward()``, and what a
+        framework without a binding wants for a gradient of its own. Arrays may change in place
+        afterwards: ``pull`` has seen what they were. Neither result has a derivative of its own;
+        inside ``jit``, ``vmap``, ``torch.compile`` and the like differentiate the layer.
         """
-        call, _ = self._prepare(theta, seed, "value", keeps=True)
-        kept = call.sampler.forward(for_gradient=True)
+        call, _ = self._prepare(theta, seed, "value", copies=True)
+        kept, kind = call.sampler.forward(for_gradient=True), call.scores.kind
 
         def pull(v):
-            with launching_on(theta, call.scores.kind):
+            if is_traced(v) or (kind == "torch" and _torch().is_transformed()):
+                raise NotImplementedError(
+                    "the function that layer.pullback returns is for concrete arrays; inside "
+                    "transformations call layer.vjp(theta, v), or differentiate layer(theta)"
+                )
+            with launching_on(v, kind if kind == "numpy" else kind_of(v, "v")):
                 product = call.sampler.vjp(as_companion(v, "v", call.scores), kept)[0]
                 return call.constant(product, call.scores.shape, v)
 
@@ -450,16 +455,17 @@ class Perturbed:
     # ------------------------------------------------------------------------------- preparation
 
     def _prepare(
-        self, theta, place: Place, of: str, direction=None, keeps: bool = False
+        self, theta, place: Place, of: str, direction=None, copies: bool = False
     ) -> tuple[Call, Any]:
         """The call, and the estimate of ``of`` where choosing the samples has made it already.
 
-        ``keeps``: on copies of the user's arrays.
+        ``copies``: on copies of the scores and temperatures, which the user may change.
         """
         scores = as_scores(theta, "theta", self.oracle.event_ndim)
         whole = self._whole(scores, place)
-        if keeps:
+        if copies:
             whole = whole._replace(theta=whole.theta.copy(), epsilon=whole.epsilon.copy())
+            scores = scores._replace(rows=whole.theta)
         if of != "samples" and self._is_exact(whole):
             exact = Expectation(whole, self.tolerance)
             return Call(theta, self.epsilon, scores, whole, exact), None

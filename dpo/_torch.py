@@ -303,8 +303,8 @@ class _Constant(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         raise NotImplementedError(
-            "samples, estimates, explicit derivatives and derivatives in epsilon are not "
-            "differentiable; differentiate layer(theta), layer.max(theta) or "
+            "samples, estimates, explicit derivatives, what pullback returns and derivatives in "
+            "epsilon are not differentiable; differentiate layer(theta), layer.max(theta) or "
             "layer.loss(theta, y_true), or detach theta first"
         )
 

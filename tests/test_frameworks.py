@@ -117,10 +117,12 @@ def test_a_pullback_is_the_value_and_its_vjp(oracle, variance_reduction, num_sam
     )
     expected = layer(theta, seed=SEED), layer.vjp(theta, v, seed=SEED)
     y, pull = layer.pullback(theta, seed=SEED)
-    theta[:], epsilon[:] = 1.0, 1.0  # what was given may change afterwards
     np.testing.assert_array_equal(y, expected[0])
+    theta[:], epsilon[:], y[:] = 1.0, 1.0, 1.0  # what was given and got may change afterwards
     for _ in range(2):
-        np.testing.assert_array_equal(pull(v), expected[1])
+        product = pull(v)
+        np.testing.assert_array_equal(product, expected[1])
+        product[:] = 1.0
 
 
 @pytest.mark.parametrize("method", ["mc", "exact"])
@@ -135,6 +137,8 @@ def test_a_pullback_in_any_framework(framework, oracle, method):
     np.testing.assert_array_equal(product, layer.vjp(theta, v, seed=SEED))
     with pytest.raises(NotImplementedError, match="vjp"):
         framework.vmap(lambda row: layer.pullback(row, seed=SEED)[0])(framework.array(theta))
+    with pytest.raises(NotImplementedError, match=r"layer\.vjp"):
+        framework.vmap(pull)(framework.array(np.stack([v, v])))
 
 
 def test_a_pullback_sees_the_samples_that_an_adaptive_value_needs():

@@ -307,9 +307,9 @@ def compare_candidates(name, dtype, rows, d, k, m):
 
 
 @njit
-def solve_ranks(theta, p, y):
+def solve_ranks(theta, p, y, count):
     work = ranks.workspace(theta, None, p.shape[1])
-    ranks.solve(p, p.shape[0], p.shape[1], None, None, None, work, y)
+    ranks.solve(p, p.shape[0], count, None, None, None, work, y)
 
 
 def scores_to_rank(d, dtype):
@@ -348,10 +348,23 @@ def test_ranks_are_exact_wherever_scores_lie(d, dtype):
     y = np.empty((d, 32), np.int32)
     for name, p in scores_to_rank(d, dtype).items():
         p = np.ascontiguousarray(p, dtype)
-        solve_ranks(np.empty((1, d), dtype), p, y)
+        solve_ranks(np.empty((1, d), dtype), p, y, 32)
         lowest_last = np.lexsort((np.broadcast_to(-np.arange(d)[:, None], p.shape), p), axis=0)
         ranked = np.take_along_axis(y, lowest_last, 0)
         assert (ranked == np.arange(1, d + 1)[:, None]).all(), name
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 100, 256])
+def test_ranks_do_not_depend_on_lanes_beyond_them(count, dtype):
+    d, rng = 100, np.random.default_rng(0)
+    p, y = rng.normal(size=(d, 256)).astype(dtype), np.zeros((d, 256), np.int32)
+    p[:, count:] = rng.choice(
+        np.array([np.nan, np.inf, -np.inf, 0.0, 1e38], dtype), (d, 256 - count)
+    )
+    solve_ranks(np.empty((1, d), dtype), p, y, count)
+    order = np.argsort(p[:, :count], axis=0)
+    ranked = np.take_along_axis(y[:, :count], order, 0)
+    assert (ranked == np.arange(1, d + 1)[:, None]).all()
 
 
 def test_ranks_of_more_coordinates_than_words_count():
@@ -359,7 +372,7 @@ def test_ranks_of_more_coordinates_than_words_count():
     d = 2**20 + 1
     p, y = np.empty((d, 1), np.float32), np.empty((d, 1), np.int32)
     p[:, 0] = np.random.default_rng(0).integers(0, 1000, d)
-    solve_ranks(np.empty((1, d), np.float32), p, y)
+    solve_ranks(np.empty((1, d), np.float32), p, y, 1)
     lowest_last = np.lexsort((-np.arange(d), p[:, 0]))
     assert (y[lowest_last, 0] == np.arange(1, d + 1)).all()
 

@@ -4,8 +4,8 @@
 
 The comparisons are the same whatever the words are, so lanes go side by side, a vector of ``PART``
 at a time. A pass over memory takes three steps of the network where it can. ``n`` need not be a
-power of two: the array has the rows of the next one, and those beyond ``n`` hold the last
-word of all, which stays where it is.
+power of two: the array has the rows of the next one, and those beyond ``n`` hold a sentinel, which
+stays where it is.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .simd import (
     store,
 )
 
-NARROW = np.array([2**31 - 1], np.int32)
-WIDE = np.array([0x4000000000000000], np.int64)
-"""Words of 32 and of 64 bits, none less than any other; the latter are bits of reals in [1, 2]."""
+LAST_NARROW = np.array([2**31 - 1], np.int32)
+LAST_WIDE = np.array([0x4000000000000000], np.int64)
+"""Sentinels: no word of 32, of 64 bits is larger. The latter are bits of reals in [1, 2]."""
 
 
 def ordered(a, b):
@@ -52,15 +52,12 @@ def _(a, b):
 
 
 @jitable
-def room(n, last):
-    """For ``n`` words to sort a lane, of the type of ``last``, ``NARROW`` or ``WIDE``."""
+def new_words(n, last):
+    """Room for ``n`` words a lane and those beyond, of the type of the sentinel ``last``."""
     rows = 1
     while rows < n:
         rows *= 2
-    words = lane_array(rows, PART, last)
-    for k in range(n, rows):
-        store(words, k * PART, broadcast_part(last[0]))
-    return words
+    return lane_array(rows, PART, last)
 
 
 @jitable
@@ -149,8 +146,10 @@ def one_step(words, n):
 
 
 @kernel
-def sort_words(words, n):
-    """Sort the first ``n`` words of every lane of an array that ``room`` has made."""
+def sort_words(words, n, last):
+    """Sort the first ``n`` words of every lane of an array that ``new_words`` has made."""
+    for k in range(n, words.shape[0]):
+        store(words, k * PART, broadcast_part(last[0]))
     size = 2
     while size < 2 * n:
         flip_pass(words, n, size)

@@ -3,7 +3,7 @@
     rank_i = 1 + #{j < i : p_i > p_j} + #{j > i : p_i >= p_j}
 
 **Counting**, the formula above, has no branch and moves no data: d^2 comparisons, a lane a sample.
-**Sorting**, above ``COUNTING`` coordinates: a network of words that pack a score's key and its
+**Sorting**, of more coordinates: a sorting network on words that pack a score's key and its
 index, descending, lanes side by side; then a scatter of positions. All give the same ranks.
 
 *Narrow* words have 32 bits. Their key is where a score lies between the lane's extremes, in up to
@@ -32,7 +32,7 @@ from numba.extending import overload
 from ..bits import float_bits, fma, int32, int64, select, uint32
 from ._jit import jitable, kernel
 from .fused import run_tasks
-from .network import NARROW, WIDE, room, sort_words
+from .network import LAST_NARROW, LAST_WIDE, new_words, sort_words
 from .simd import (
     LANES,
     MANY_REGISTERS,
@@ -42,18 +42,29 @@ from .simd import (
     broadcast_part,
     load,
     load_part,
-    part_numbers,
+    part_indices,
     store,
 )
 
-COUNTING = 32
-"""Coordinates up to which ranks are counted."""
+COUNTING_32, COUNTING_64 = 40, 16
+"""Coordinates up to which ranks are counted, in float32 and float64."""
 NS_PER_COORDINATE = 2.5
 RECALL_READS_SCORES = False
-_NARROW, _WIDE = 2**12, 2**20
+_NARROW_INDICES, _WIDE_INDICES = 2**12, 2**20
 """Coordinates of which the index fits a narrow and a wide word."""
 _KEY_BITS = 24
 _ONE = np.int64(0x3FF0000000000000)  # bits of 1.0
+
+
+def is_counted(like, d):
+    """Whether ranks are counted, not sorted."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(is_counted, jit_options={"forceinline": True})
+def _(like, d):
+    most = COUNTING_32 if like.dtype == types.float32 else COUNTING_64
+    return lambda like, d: d <= most
 
 
 def memo_words(problem, d, dtype):
@@ -65,9 +76,9 @@ def memo_words(problem, d, dtype):
 def workspace(theta, options, lanes):
     """Narrow and wide words, for sorting."""
     d = theta.shape[1]
-    narrow = COUNTING < d <= _NARROW
-    wide = COUNTING < d <= _WIDE
-    return room(d if narrow else 0, NARROW), room(d if wide else 0, WIDE)
+    n = 0 if is_counted(theta, d) else d
+    narrow = new_words(n if d <= _NARROW_INDICES else 0, LAST_NARROW)
+    return narrow, new_words(n if d <= _WIDE_INDICES else 0, LAST_WIDE)
 
 
 @jitable
@@ -88,7 +99,7 @@ def recall(p, d, count, memo, group, work, y):
 @jitable
 def solve(p, d, count, places, which, options, work, y):
     """Ranks of every lane."""
-    if d <= COUNTING:
+    if is_counted(p, d):
         count_ranks(p, d, count, y)
     else:
         sort_ranks(p, d, count, work, y)
@@ -177,7 +188,7 @@ def pack_narrow(p, d, at, low, high, shift, top, words):
     """
     real, stride = p.dtype.type, p.shape[1]
     largest = real(np.finfo(np.float32).max)
-    # The margin is for rounding; the limit, since infinity times zero is no number.
+    # The margin is for rounding; the limit, of either type, since infinity times 0 is no number.
     scale = real(top - 2) * real(1 - 2**-20) / (high - low)
     scale = select(scale < largest, scale, largest)
     for i in range(d):
@@ -189,7 +200,8 @@ def pack_narrow(p, d, at, low, high, shift, top, words):
 
 @jitable
 def settle(p, d, at, step, begin, end, most, words):
-    """Order scores of equal keys; whether there were no more than ``most`` to exchange or to see.
+    """Order scores of equal keys; False, and unfinished, once exchanges and places where some lane
+    has equal keys are more than ``most``.
 
     By insertion: what ``sort_words`` has left is ordered by index. Words outside
     ``begin .. end - 1`` are of infinite scores, which are equal if their keys are.
@@ -219,7 +231,7 @@ def scatter(d, at, index, words, y):
     """The rank of the k-th largest is d - k."""
     flat, entries = y.reshape(y.size), words.reshape(words.size)
     number = words.dtype.type
-    stride, lanes = number(y.shape[1]), part_numbers(words) + number(at)
+    stride, lanes = number(y.shape[1]), part_indices(words) + number(at)
     for k in range(d):
         store(words, k * PART, (load_part(words, k * PART) & index) * stride + lanes)
     for k in range(d):
@@ -230,7 +242,7 @@ def scatter(d, at, index, words, y):
 @kernel
 def sort_narrow(p, d, at, words, y):
     """Ranks of a part by narrow words; False, and no ranks, where those do not serve."""
-    if d > _NARROW:
+    if d > _NARROW_INDICES:
         return False
     low, high = extremes(p, d, at)
     if any_lane(high - low == p.dtype.type(np.inf)):
@@ -240,8 +252,9 @@ def sort_narrow(p, d, at, words, y):
         shift += 1
     step, top = np.int32(1 << shift), np.int32((1 << min(31 - shift, _KEY_BITS)) - 1)
     pack_narrow(p, d, at, low, high, np.int32(shift), top, words)
-    sort_words(words, d)
-    if not settle(p, d, at, step, step, top * step, d // 2, words):
+    sort_words(words, d, LAST_NARROW)
+    most = d * PART // LANES  # of all lanes
+    if not settle(p, d, at, step, step, top * step, most, words):
         return False
     scatter(d, at, step - 1, words, y)
     return True
@@ -271,13 +284,14 @@ def packed_wide(x, i):
 @kernel
 def sort_wide(p, d, at, words, y):
     """Ranks of a part by wide words; False, and no ranks, where those do not serve."""
-    if d > _WIDE:
+    if d > _WIDE_INDICES:
         return False
-    stride, step = p.shape[1], np.int64(_WIDE)
+    stride, step = p.shape[1], np.int64(_WIDE_INDICES)
     for i in range(d):
         store(words, i * PART, packed_wide(load_part(p, i * stride + at), i))
-    sort_words(words, d)
-    if not settle(p, d, at, step, _ONE, WIDE[0], d, words):
+    sort_words(words, d, LAST_WIDE)
+    # Equal keys are equal scores in float32.
+    if p.itemsize == 8 and not settle(p, d, at, step, _ONE, LAST_WIDE[0], d, words):
         return False
     scatter(d, at, step - 1, words, y)
     return True

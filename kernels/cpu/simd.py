@@ -50,7 +50,8 @@ PART = LANES if MANY_REGISTERS else LANES // 2
 class Vector(types.Type):
     """The Numba type of 32 lanes of ``dtype``; ``types.boolean`` makes a mask.
 
-    Of other numbers of lanes there are loads, stores, operators and the primitives of ``bits.py``.
+    Of other numbers of lanes there are loads, stores, operators, ``any_lane``, the primitives of
+    ``bits.py`` and what has ``part`` in its name.
     """
 
     def __init__(self, dtype, lanes=LANES):
@@ -417,7 +418,7 @@ def lane_indices(typing_context):
 
 
 @intrinsic
-def part_numbers(typing_context, like):
+def part_indices(typing_context, like):
     """(0, 1, ..., PART - 1) of an array's dtype."""
     result = Vector(like.dtype, PART)
 
