@@ -140,7 +140,11 @@ def _over_devices(*operands, spec: Spec):
 
 def _compiled(context, *operands, spec: Spec):
     """The operation inside a compiled program: a handler, or a callback."""
-    plan = _handlers().plan(spec, facts(spec, *context.avals_in).exact, *context.avals_in)
+    theta, exact = context.avals_in[0], facts(spec, *context.avals_in).exact
+    single = [x.update(dtype=_single(x)) for x in context.avals_in]
+    plan = _handlers().plan(spec, exact, *single)
+    if plan is not None and _single(theta) != theta.dtype:
+        return mlir.lower_fun(_in_single, multiple_results=True)(context, *operands, spec=spec)
     if plan is not None:
         handler, parameters = plan
         return jax.ffi.ffi_lowering(handler)(context, *operands, parameters=parameters)
@@ -148,6 +152,19 @@ def _compiled(context, *operands, spec: Spec):
         over_devices = mlir.lower_fun(_over_devices, multiple_results=True)
         return over_devices(context, *operands, spec=spec)
     return called_back(context, _callback(spec, context.avals_out), *operands)
+
+
+def _single(x) -> np.dtype:
+    """The dtype that an operand is computed in: float32 for float16 and bfloat16."""
+    is_half = x.dtype.itemsize == 2 and jnp.issubdtype(x.dtype, jnp.floating)
+    return np.dtype(np.float32) if is_half else x.dtype
+
+
+def _in_single(*operands, spec: Spec):
+    """The operation on half-precision scores: computed in float32, and rounded."""
+    types = _shapes(*map(jax.typeof, operands), spec=spec)
+    results = perturbed_p.bind(*(x.astype(_single(x)) for x in operands), spec=spec)
+    return [x.astype(t.dtype) for x, t in zip(results, types, strict=True)]
 
 
 @ft.cache

@@ -265,6 +265,37 @@ def test_an_infinite_maximum_has_a_slope_in_the_temperature():
         assert np.isfinite(got[2]).all()
 
 
+@pytest.mark.parametrize("half", [jnp.float16, jnp.bfloat16], ids=str)
+@pytest.mark.parametrize("oracle", ORACLES, ids=lambda o: type(o).__name__)
+def test_half_precision_has_the_bits_of_numpy(oracle, half):
+    """Computed in float32, and rounded: inside a program as outside."""
+    shape = (5, 3, 4) if isinstance(oracle, dpo.ShortestPath) else (5, 7)
+    theta, v = (np.asarray(x, half) for x in np.random.default_rng(0).gamma(2, 1, (2, *shape)))
+    layer = dpo.Perturbed(oracle, epsilon=0.3, num_samples=40)
+    y = dpo.Perturbed(oracle, epsilon=1e-20, num_samples=1)(v, seed=0)
+
+    def at(e):
+        return dpo.Perturbed(oracle, epsilon=e, num_samples=40)
+
+    def program(x, e):
+        value, pullback = jax.vjp(lambda x: at(e)(x, seed=WORDS), x)
+        loss = lambda x, e: at(e).loss(x, jnp.asarray(y), seed=WORDS).sum()  # noqa: E731
+        slopes = jax.grad(loss, (0, 1))(x, e)
+        return value, pullback(jnp.asarray(v))[0], at(e).max(x, seed=WORDS), slopes
+
+    x, e = jnp.asarray(theta), jnp.float32(0.3)
+    names, text = handlers(program, x, e)
+    assert names and "callback" not in text
+    value, product, maximum, (by_theta, by_epsilon) = jax.jit(program)(x, e)
+    assert value.dtype == product.dtype == maximum.dtype == by_theta.dtype == half
+    assert by_epsilon.dtype == np.float32
+    np.testing.assert_array_equal(value, layer(theta, seed=SEED))
+    np.testing.assert_array_equal(product, layer.vjp(theta, v, seed=SEED))
+    np.testing.assert_array_equal(maximum, layer.max(theta, seed=SEED))
+    sign = -1 if isinstance(oracle, dpo.ShortestPath) else 1
+    np.testing.assert_array_equal(by_theta, sign * (value - jnp.asarray(y)))
+
+
 def test_what_is_not_compiled():
     """Anything else is a callback."""
     for layer, compiled in (
@@ -278,8 +309,6 @@ def test_what_is_not_compiled():
     ):
         names, text = handlers(lambda x, layer=layer: layer(x, seed=0), jnp.zeros((3, 5)))
         assert bool(names) == compiled and ("callback" in text) != compiled
-    half = jnp.zeros((3, 5), jnp.float16)
-    assert not handlers(lambda x: dpo.Perturbed(num_samples=8)(x, seed=0), half)[0]
     layer, rows = dpo.Perturbed(num_samples=9), np.linspace(0, 1, 8000 * 16, dtype=np.float32)
     gradient = jax.vjp(lambda x: layer(x, seed=0), rows.reshape(8000, 16))[1]
     assert "callback" in handlers(gradient, rows.reshape(8000, 16))[1]  # of 16 MB of Jacobians
