@@ -194,6 +194,38 @@ class PerturbedFunction:
         return call.result(mean, call.scores.shape)
 
     @_public
+    def pullback(self, theta, *args, seed=None, **kwargs):
+        """``f(theta)`` and the function ``v -> v^T D y_eps(theta)``, on the same samples.
+
+        See ``dpo.Perturbed.pullback``. Solutions that fit into ``memory`` are not solved for again.
+        """
+        call = self._call(theta, args, kwargs, seed)
+        whole = call.whole._replace(
+            theta=call.whole.theta.copy(), epsilon=call.whole.epsilon.copy()
+        )
+        call = call._replace(whole=whole)
+        call = call._replace(sampler=self._sampler(call, "value")[0])
+        kept = call.sampler.forward(for_gradient=True)
+
+        def pulled(self, theta, v):
+            product = call.sampler.vjp(call.direction(v), kept)[0]
+            return call.along(v).result(product, call.scores.shape)
+
+        def pull(v):
+            if is_traced(*_leaves(v)):
+                raise NotImplementedError(
+                    "the function that pullback returns is for concrete arrays; inside JAX "
+                    "transformations differentiate the perturbed function"
+                )
+            if call.scores.kind != "torch":
+                return pulled(self, theta, v)
+            from . import _black_box_torch
+
+            return _black_box_torch.eagerly(pulled, self, theta, v)
+
+        return call.results(kept.mean), pull
+
+    @_public
     def jvp(self, theta, t, *args, seed=None, **kwargs):
         """``D y_eps(theta) t``, like what ``f(theta)`` returns; ``t`` is of theta's shape."""
         call = self._call(theta, args, kwargs, seed).along(t)

@@ -310,6 +310,33 @@ def test_solutions_are_found_once(reduction):
         assert_close(*(getattr(g, name)(THETA, *args, seed=7) for g in (small, f)))
 
 
+@pytest.mark.parametrize("memory", [2**26, 4000])
+def test_a_pullback_is_the_value_and_its_vjp(reduction, memory):
+    """From one solution a sample, where they fit."""
+    fun, theta, epsilon = Counting(), THETA.copy(), np.full(3, 0.5)
+    settings = dict(num_samples=320, variance_reduction=reduction, epsilon=epsilon, memory=memory)
+    f = dpo.perturbed(fun, **settings)
+    expected = f(theta, seed=7), f.vjp(theta, V, seed=7)
+    fun.solved = 0
+    y, pull = f.pullback(theta, seed=7)
+    theta[:], epsilon[:] = 0.0, 1.0  # what was given may change afterwards
+    np.testing.assert_array_equal(y, expected[0])
+    np.testing.assert_array_equal(pull(V), expected[1])
+    assert fun.solved == 320 * 3 * (1 if memory > 4000 else 2)
+
+
+def test_a_pullback_of_a_tree_of_results():
+    f = dpo.perturbed(
+        lambda x, power: {"top": x.max(-1) ** power, "sorted": [np.sort(x)]}, num_samples=64
+    )
+    y, pull = f.pullback(THETA, 2, seed=7)
+    v = {"top": np.arange(3.0), "sorted": [V]}
+    np.testing.assert_array_equal(y["top"], f(THETA, 2, seed=7)["top"])
+    np.testing.assert_array_equal(pull(v), f.vjp(THETA, v, 2, seed=7))
+    with pytest.raises(ValueError, match="v must have the structure"):
+        pull(V)
+
+
 def test_a_window_of_samples_is_bounded():
     """The function never sees more than a fraction of ``memory``, however many samples."""
     sizes = []
