@@ -200,10 +200,7 @@ class PerturbedFunction:
         See ``dpo.Perturbed.pullback``. Solutions that fit into ``memory`` are not solved for again.
         """
         call = self._call(theta, args, kwargs, seed)
-        whole = call.whole._replace(
-            theta=call.whole.theta.copy(), epsilon=call.whole.epsilon.copy()
-        )
-        call = call._replace(whole=whole)
+        call = call._replace(whole=call.whole.on_copies())
         call = call._replace(sampler=self._sampler(call, "value")[0])
         kept = call.sampler.forward(for_gradient=True)
 

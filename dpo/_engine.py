@@ -262,6 +262,10 @@ class Sampler(NamedTuple):
             centre=None if self.centre is None else self.centre[here],
         )
 
+    def on_copies(self):
+        """The same problem on copies of the scores and temperatures, which the user may change."""
+        return self._replace(theta=self.theta.copy(), epsilon=self.epsilon.copy())
+
     def _slope(self, weighting: int = SCORE) -> tuple[np.ndarray, np.ndarray]:
         """``d location / d parameter`` over the temperature, as (rows, 1) times (rows, d).
 

@@ -459,12 +459,12 @@ class Perturbed:
     ) -> tuple[Call, Any]:
         """The call, and the estimate of ``of`` where choosing the samples has made it already.
 
-        ``copies``: on copies of the scores and temperatures, which the user may change.
+        ``copies``: it is of copies of the user's arrays.
         """
         scores = as_scores(theta, "theta", self.oracle.event_ndim)
         whole = self._whole(scores, place)
         if copies:
-            whole = whole._replace(theta=whole.theta.copy(), epsilon=whole.epsilon.copy())
+            whole = whole.on_copies()
             scores = scores._replace(rows=whole.theta)
         if of != "samples" and self._is_exact(whole):
             exact = Expectation(whole, self.tolerance)
