@@ -89,8 +89,8 @@ def _gathered(array: np.ndarray, group) -> list[np.ndarray]:
 
 
 def _reduced(array: np.ndarray, operation, group) -> np.ndarray:
-    """An array reduced over the processes."""
-    result = torch.from_numpy(np.ascontiguousarray(array))
+    """An array reduced over the processes; torch does it in place, so in a copy."""
+    result = torch.from_numpy(np.array(array, order="C"))
     dist.all_reduce(result, operation, group)
     return result.numpy()
 

@@ -34,7 +34,7 @@ def cases():
     for name, oracle in ORACLES.items():
         for noise in ("normal", "gumbel", "logistic"):
             for dtype in ("float32", "float64"):
-                for samples, centring in ((5, "loo"), (1, "loo"), (300, "loo"), (300, "none")):
+                for samples, centring in ((5, "loo"), (1, "loo"), (64, "loo"), (300, "loo"), (300, "none")):
                     layer = dpo.Perturbed(
                         oracle, noise, num_samples=samples, variance_reduction=centring
                     )
