@@ -18,7 +18,7 @@ import torch
 from . import _trees as trees
 from ._device import launching_on
 from ._losses import fenchel_young as _fenchel_young
-from ._torch import _on_its_device, as_constant, as_epsilon, is_functional, once
+from ._torch import as_constant, as_epsilon, is_functional, on_its_device, once
 
 if TYPE_CHECKING:
     from ._black_box import PerturbedFunction
@@ -77,7 +77,7 @@ class _Value(torch.autograd.Function):
         return _restored(call, ctx.kept.mean, ctx.kept.mean.shape)
 
     @staticmethod
-    @_on_its_device
+    @on_its_device
     def backward(ctx, gradient):
         theta, epsilon = ctx.saved_tensors
         call, kept = ctx.call, ctx.kept
@@ -109,7 +109,7 @@ class _Envelope(torch.autograd.Function):
         return _restored(call, value, call.scores.batch)
 
     @staticmethod
-    @_on_its_device
+    @on_its_device
     def backward(ctx, gradient):
         theta, epsilon, _ = ctx.saved_tensors
         call, targets, slope, maximum, mean = ctx.call

@@ -1,5 +1,6 @@
 """A function of NumPy arrays as an operation of a JAX program: a callback under every transform.
 
+One that takes CuPy's arrays as well is called in a GPU's own memory, where a program runs there.
 What ``vmap`` maps stands alone: the function is called once for each mapped instance.
 """
 
@@ -15,31 +16,39 @@ from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from ._device import namespace
+
 
 class Host(NamedTuple):
     """A function of NumPy arrays, as an operation of a program."""
 
     fun: Callable[..., tuple[np.ndarray, ...]]
     shapes: tuple[tuple[tuple[int, ...], np.dtype], ...]
+    on_gpu: bool = False
+    """Whether it takes CuPy's arrays, too."""
 
 
 host_p = Primitive("dpo_host")
 host_p.multiple_results = True
 
 
-def _run(*operands, host: Host, lead: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def _run(*arrays, host: Host, lead: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """The function; ``lead`` axes of every operand are ``vmap``'s, whose instances stand alone."""
-    arrays = [np.asarray(x) for x in operands]
-    results = [np.empty(lead + shape, dtype) for shape, dtype in host.shapes]
+    xp = namespace(arrays[0])
+    results = [xp.empty(lead + shape, dtype) for shape, dtype in host.shapes]
     for index in np.ndindex(lead):
         for whole, part in zip(results, host.fun(*(x[index] for x in arrays)), strict=True):
             whole[index] = part
     return tuple(results)
 
 
+def _run_on_host(*operands, **parameters) -> tuple[np.ndarray, ...]:
+    return _run(*map(np.asarray, operands), **parameters)
+
+
 @host_p.def_impl
 def _impl(*operands, **parameters):
-    return [jnp.asarray(x) for x in _run(*operands, **parameters)]
+    return [jnp.asarray(x) for x in _run_on_host(*operands, **parameters)]
 
 
 @host_p.def_abstract_eval
@@ -67,7 +76,22 @@ def called_back(context, fun: Callable, *operands):
 
 
 def _lowered(context, *operands, **parameters):
-    return called_back(context, ft.partial(_run, **parameters), *operands)
+    return called_back(context, ft.partial(_run_on_host, **parameters), *operands)
+
+
+def _lowered_for_gpu(context, *operands, host: Host, lead: tuple[int, ...]):
+    if not host.on_gpu:
+        return _lowered(context, *operands, host=host, lead=lead)
+    run = ft.partial(_run, host=host, lead=lead)
+    return mlir.lower_fun(_in_buffers, multiple_results=True)(
+        context, *operands, run=run, results=context.avals_out
+    )
+
+
+def _in_buffers(*operands, run: Callable, results):
+    from ._jax_gpu import called_in_buffers
+
+    return called_in_buffers(run, results, *operands)
 
 
 def fronted(operands, axes) -> list:
@@ -95,5 +119,6 @@ def _no_jvp(primals, tangents, **parameters):
 
 
 mlir.register_lowering(host_p, _lowered)
+mlir.register_lowering(host_p, _lowered_for_gpu, platform="cuda")
 batching.primitive_batchers[host_p] = _map
 ad.primitive_jvps[host_p] = _no_jvp

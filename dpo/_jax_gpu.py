@@ -30,27 +30,31 @@ def in_buffers(
     def computed(dtype) -> np.dtype:
         return compute if dtype == theta.dtype else dtype
 
-    call = buffer_callback(
-        _callback(run), [jax.ShapeDtypeStruct(r.shape, computed(r.dtype)) for r in results]
-    )
+    def placed(theta, seeds, offsets, *arrays):
+        return run(theta, as_host(seeds), as_host(offsets), *arrays)
+
     theta, *beside_it = (x.astype(compute) for x in (theta, epsilon, *arrays))
-    outputs = call(theta, seeds, offsets, *beside_it)
+    types = [jax.ShapeDtypeStruct(r.shape, computed(r.dtype)) for r in results]
+    outputs = called_in_buffers(placed, types, theta, seeds, offsets, *beside_it)
     return [x.astype(r.dtype) for x, r in zip(outputs, results, strict=True)]
 
 
-def _callback(run: Callable[..., Sequence]) -> Callable[..., None]:
-    def call(context, results, *operands) -> None:
+def called_in_buffers(fun: Callable[..., Sequence], results: Sequence, *operands):
+    """``fun`` of the operands as CuPy's arrays; what it returns is of the shapes and dtypes of
+    ``results``."""
+
+    def call(context, buffers, *operands) -> None:
         require_cupy("theta", "a GPU")
         from .kernels.cuda.device import launching
 
         device = operands[0].__dlpack_device__()[1]
         with launching(device, _stream(context)):
-            theta, seeds, offsets, *arrays = (_view(x, device) for x in operands)
-            outputs = run(theta, as_host(seeds), as_host(offsets), *arrays)
-            for result, output in zip(results, outputs, strict=True):
-                _copy(_view(result, device), beside(output, theta))
+            views = [_view(x, device) for x in operands]
+            for buffer, output in zip(buffers, fun(*views), strict=True):
+                _copy(_view(buffer, device), beside(output, views[0]))
 
-    return call
+    shapes = [jax.ShapeDtypeStruct(r.shape, r.dtype) for r in results]
+    return buffer_callback(call, shapes)(*operands)
 
 
 def _view(buffer: Any, device: int) -> Any:

@@ -1,7 +1,8 @@
 """Coordinates shared out over an axis of a JAX mesh: see ``_shards.py``.
 
-Inside ``jax.shard_map``. What a shard computes are callbacks, which run NumPy and never JAX; what
-travels are collectives of the program. Derivatives are a custom VJP, which makes them again.
+Inside ``jax.shard_map``. What a shard computes are callbacks, which run NumPy, or CuPy on a GPU,
+and never JAX; what travels are collectives of the program. Derivatives are a custom VJP, which
+makes them again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jax import numpy as jnp
 
 from ._arrays import INSTEAD_OF_NAN, as_scores, compute_dtype
 from ._checks import is_traced
+from ._device import as_host
 from ._host_jax import Host, host_p
 from ._jax_operands import as_offsets, as_temperature_operand, as_words, varying_alike
 from ._noise import Gumbel
@@ -111,19 +113,19 @@ def _varies(x, axis) -> bool:
     return axis in jax.typeof(x).manual_axis_type.varying
 
 
-# ---------------------------------------------------------------------------------- on the host
+# ------------------------------------------------------------------------------------- on a device
 
 
 def _shard(spec: Spec, theta, epsilon, words, offsets, first) -> Shard:
+    words, offsets = as_host(words), as_host(offsets)
     place = as_place(as_seed(words if words.ndim else int(words), "jax"), *map(int, offsets))
-    scores = as_scores(np.asarray(theta), "theta")
-    return Shard.of(spec.layer._at(np.asarray(epsilon)), scores, place, int(first))
+    return Shard.of(spec.layer._at(epsilon), as_scores(theta, "theta"), place, int(first))
 
 
 def _best(spec: Spec, bad, largest, *operands):
     if bad:
         raise ValueError(f"theta contains NaN, in one of its shards; {INSTEAD_OF_NAN}")
-    values, numbers = _shard(spec, *operands).best(np.asarray(largest))
+    values, numbers = _shard(spec, *operands).best(largest)
     return values, numbers.astype(np.uint32)
 
 
@@ -140,12 +142,12 @@ def _mean(spec: Spec, winners, *operands):
 
 
 def _projections(spec: Spec, v, winners, *operands):
-    v = np.asarray(v).reshape(spec.rows, -1)
+    v = v.reshape(spec.rows, -1)
     return (_shard(spec, *operands).projections(v, _signed(winners)),)
 
 
 def _vjp(spec: Spec, projections, *operands):
-    product = _shard(spec, *operands).vjp(np.asarray(projections))
+    product = _shard(spec, *operands).vjp(projections)
     return (product.astype(spec.dtype).reshape(spec.shape),)
 
 
@@ -154,8 +156,8 @@ def _finite_scores(spec: Spec, *operands):
 
 
 def _epsilon_vjp(spec: Spec, product, totals, *operands):
-    rows = np.asarray(product).reshape(spec.rows, -1)
-    slope = _shard(spec, *operands).epsilon_vjp(rows, np.asarray(totals))
+    rows = product.reshape(spec.rows, -1)
+    slope = _shard(spec, *operands).epsilon_vjp(rows, totals)
     return (slope.astype(spec.dtype),)
 
 
@@ -169,12 +171,12 @@ def _perturbed(spec: Spec, winners, *operands):
 
 
 def _maximum_of(spec: Spec, values, *operands):
-    value = _shard(spec, *operands).maximum(np.asarray(values))
+    value = _shard(spec, *operands).maximum(values)
     return (value.astype(spec.dtype).reshape(spec.shape[:-1]),)
 
 
 def _signed(winners) -> np.ndarray:
-    return np.asarray(winners).astype(np.int64)
+    return winners.astype(np.int64)
 
 
 def _called(fun, spec: Spec, results, *operands):
@@ -182,7 +184,8 @@ def _called(fun, spec: Spec, results, *operands):
 
     Results of a callback count as equal on all devices, unless one says that they vary.
     """
-    host = Host(ft.partial(fun, spec), tuple((shape, np.dtype(dtype)) for shape, dtype in results))
+    shapes = tuple((shape, np.dtype(dtype)) for shape, dtype in results)
+    host = Host(ft.partial(fun, spec), shapes, on_gpu=True)
     varying = [jax.typeof(x).manual_axis_type.varying for x in operands]
     axes = tuple(frozenset().union(*varying))
     returned = host_p.bind(*operands, host=host, lead=())

@@ -15,7 +15,8 @@ being consecutive coordinates of every row:
 The noise contract names noise by coordinate, so the winners, and hence ``ybar``, are those of one
 process bit for bit. What travels grows with rows x samples, never with coordinates.
 
-Arrays are NumPy's; ``_torch_shards.py`` and ``_jax_shards.py`` add the collectives.
+Arrays are NumPy's, or CuPy's where the shard is on a GPU; ``_torch_shards.py`` and
+``_jax_shards.py`` add the collectives.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ._arrays import Scores
-from ._device import is_host
+from ._device import is_host, namespace
 from ._engine import Sampler
 from ._oracles import Argmax, TopK
 from ._seeds import Place
@@ -76,10 +77,6 @@ class Shard(NamedTuple):
     @classmethod
     def of(cls, layer: Perturbed, scores: Scores, place: Place, first: int) -> Shard:
         """The coordinates ``first ..`` of a problem, given the scores of those alone."""
-        if not is_host(scores.rows):
-            raise NotImplementedError(
-                "coordinates are shared out among CPUs so far: pass theta in CPU memory"
-            )
         k = layer.oracle.k if isinstance(layer.oracle, TopK) else 1
         if isinstance(layer.oracle, TopK):
             layer = dataclasses.replace(layer, oracle=TopK(min(k, scores.shape[-1])))
@@ -98,7 +95,7 @@ class Shard(NamedTuple):
 
     def largest(self) -> np.ndarray:
         """The largest finite score, (rows,); -inf if there is none."""
-        return _kernels().largest_scores(self.sampler.theta)
+        return self._kernels.largest_scores(self.sampler.theta)
 
     def best(self, largest: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The k best coordinates of every sample, (rows, M, k): values and numbers.
@@ -106,10 +103,13 @@ class Shard(NamedTuple):
         They are in the order of their numbers. ``largest``, of all shards, is needed for a race.
         """
         s = self.sampler
-        values, numbers = _kernels().best(s.problem, s.theta, s.epsilon, s.draws, largest)
+        given = s.problem, s.theta, s.epsilon, s.draws, largest
+        values, numbers = self._kernels.best(*given, **self._precision)
         values += 0.0  # -0 is equal to 0, and so must be its bits
         missing = self.k - values.shape[2]
-        if missing:
+        if missing < 0:
+            values, numbers = keep_best(values, numbers, self.k)
+        if missing > 0:
             room = (0, 0), (0, 0), (0, missing)
             values = np.pad(values, room, constant_values=-np.inf)
             numbers = np.pad(numbers, room, constant_values=_NOBODY)
@@ -119,17 +119,16 @@ class Shard(NamedTuple):
         """This shard's part of ``ybar``, (rows, d) in the dtype of scores."""
         theta = self.sampler.theta
         own, place = self._own(winners)
-        place += theta.shape[1] * np.arange(len(theta))[:, None, None]
+        place += theta.shape[1] * self._row
         chosen, counts = np.unique(place[own], return_counts=True)
-        mean = np.zeros(theta.size, theta.dtype)  # mostly 0: winners are few beside coordinates
+        mean = self._xp.zeros(theta.size, theta.dtype)  # mostly 0: winners are few
         mean[chosen] = counts / self.sampler.num_samples
         return mean.reshape(theta.shape)
 
     def projections(self, v: np.ndarray, winners: np.ndarray) -> np.ndarray:
         """``<v, y_m>`` over the coordinates of this shard, (rows, M) in the dtype of scores."""
         own, place = self._own(winners)
-        row = np.arange(len(v))[:, None, None]
-        return np.where(own, v[row, place], v.dtype.type(0)).sum(-1)
+        return np.where(own, v[self._row, place], v.dtype.type(0)).sum(-1)
 
     def vjp(self, projections: np.ndarray) -> np.ndarray:
         """This shard's part of ``v^T J``, (rows, d) float64, from ``<v, y_m>`` over all shards."""
@@ -139,7 +138,7 @@ class Shard(NamedTuple):
             first = projections[:, :1].astype(np.float64)
             centre = first + (projections - first).mean(1, keepdims=True)
             weights = projections - centre.astype(projections.dtype)
-        sums = _kernels().score_sums(s.draws, weights, s.theta.shape[1])
+        sums = self._kernels.score_sums(s.draws, weights, s.theta.shape[1], **self._precision)
         sums /= s._divisor * s.epsilon.astype(np.float64)
         sums[np.isinf(s.theta)] = 0  # in place: a shard may fill the memory
         return sums
@@ -152,10 +151,11 @@ class Shard(NamedTuple):
     def finite_scores(self) -> np.ndarray:
         """The sum of this shard's finite scores and how many they are, (rows, 2) float64."""
         theta = self.sampler.theta
-        result = np.zeros((len(theta), 2))
+        result = self._xp.zeros((len(theta), 2))
         for block in self._blocks():
             finite = np.isfinite(theta[:, block])
-            result[:, 0] += theta[:, block].sum(1, dtype=np.float64, where=finite)
+            scores = np.where(finite, theta[:, block], theta.dtype.type(0))
+            result[:, 0] += scores.sum(1, dtype=np.float64)
             result[:, 1] += finite.sum(1)
         return result
 
@@ -163,7 +163,7 @@ class Shard(NamedTuple):
         """This shard's part of ``v^T d y_eps / d eps``, (rows,) float64: ``-(1 / eps) J theta``,
         theta less its mean, from this shard's part of ``v^T J`` and the ``finite_scores`` of all.
         """
-        theta, sums = self.sampler.theta, np.zeros(len(product))
+        theta, sums = self.sampler.theta, self._xp.zeros(len(product))
         centre = totals[:, :1].astype(np.float64) / np.maximum(totals[:, 1:], 1)
         for block in self._blocks():
             scores = theta[:, block] - centre
@@ -174,18 +174,20 @@ class Shard(NamedTuple):
     def epsilon_slope_of_maximum(self, winners: np.ndarray) -> np.ndarray:
         """This shard's part of ``d Fbar / d eps``, (rows,): the mean noise of what was chosen."""
         s, (own, place) = self.sampler, self._own(winners)
-        none, one = np.zeros(s.theta.shape, s.theta.dtype), np.ones_like(s.epsilon)  # no memory yet
-        total = np.zeros(len(none))
+        total = self._xp.zeros(len(s.theta))
         for j in range(winners.shape[2]):
-            noise = _kernels().perturbed_scores(none, one, s.draws, place[:, :, j])
-            total += noise.sum(1, dtype=np.float64, where=own[:, :, j])
+            given = s.theta, s.draws, place[:, :, j]
+            noise = self._kernels.noise_at(*given, **self._precision)
+            noise = np.where(own[:, :, j], noise, noise.dtype.type(0))
+            total += noise.sum(1, dtype=np.float64)
         return total / s.num_samples
 
     def perturbed_scores(self, winners: np.ndarray) -> np.ndarray:
         """``theta_w + eps z_w`` of a race's winners, (rows, M); 0 where another shard has them."""
         s = self.sampler
         own, place = (x[:, :, 0] for x in self._own(winners))
-        values = _kernels().perturbed_scores(s.theta, s.epsilon, s.draws, place)
+        given = s.theta, s.epsilon, s.draws, place
+        values = self._kernels.perturbed_scores(*given, **self._precision)
         return np.where(own, values, values.dtype.type(0))
 
     def maximum(self, values: np.ndarray) -> np.ndarray:
@@ -199,12 +201,31 @@ class Shard(NamedTuple):
         own = (place >= 0) & (place < self.sampler.theta.shape[1])
         return own, np.where(own, place, 0)
 
+    @property
+    def _xp(self):
+        """NumPy or CuPy."""
+        return namespace(self.sampler.theta)
 
-def _kernels():
-    """Importing the CPU kernels imports Numba, so not before the first call."""
-    from .kernels.cpu import shard
+    @property
+    def _row(self) -> np.ndarray:
+        """The number of every row, (rows, 1, 1)."""
+        return self._xp.arange(len(self.sampler.theta))[:, None, None]
 
-    return shard
+    @property
+    def _kernels(self):
+        """Of the scores' device. Importing those of the CPU imports Numba: not before a call."""
+        if is_host(self.sampler.theta):
+            from .kernels.cpu import shard
+
+            return shard
+        from .kernels.cuda import shard as shard_on_gpu
+
+        return shard_on_gpu
+
+    @property
+    def _precision(self) -> dict[str, str]:
+        """What kernels of a GPU are told besides."""
+        return {} if is_host(self.sampler.theta) else {"precision": self.sampler.precision}
 
 
 # ---------------------------------------------------------------------------------------- merging

@@ -39,7 +39,7 @@ def to_array(gradient: torch.Tensor, like):
     return dense.numpy() if is_host(like) else view_on_device(dense)
 
 
-def _tensor(array) -> torch.Tensor:
+def as_tensor(array) -> torch.Tensor:
     """An array of ours as a tensor."""
     if is_host(array):
         return torch.from_numpy(owned(array))
@@ -49,7 +49,7 @@ def _tensor(array) -> torch.Tensor:
 def from_rows(call: Call, values) -> torch.Tensor:
     """Values of (rows, 1) or (rows, d) temperatures, in the shape of the batch or of theta."""
     shape = call.scores.batch if values.shape[1] == 1 else call.scores.shape
-    return _tensor(values).reshape(shape)
+    return as_tensor(values).reshape(shape)
 
 
 def as_epsilon(call: Call, gradient) -> torch.Tensor:
@@ -64,7 +64,7 @@ def summed(epsilon: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     return result.sum_to_size(epsilon.shape).to(epsilon.dtype)
 
 
-def _on_its_device(backward):
+def on_its_device(backward):
     """Autograd calls ``backward`` with the stream of the forward pass; so do we launch."""
 
     @ft.wraps(backward)
@@ -84,7 +84,7 @@ class _Value(torch.autograd.Function):
         return call.result(kept.mean, call.scores.shape)
 
     @staticmethod
-    @_on_its_device
+    @on_its_device
     def backward(ctx, gradient):
         theta, epsilon = ctx.saved_tensors  # raises if either was changed in place since
         if isinstance(ctx.call.sampler, Expectation) and torch.is_grad_enabled():
@@ -119,7 +119,7 @@ class _Adjoint(torch.autograd.Function):
         return product.clone()
 
     @staticmethod
-    @_on_its_device
+    @on_its_device
     def backward(ctx, gradient):
         call, rows = ctx.call, ctx.call.scores.rows
         tangent, _ = call.sampler.jvp(to_array(gradient, rows).reshape(rows.shape))
@@ -165,7 +165,7 @@ class _Product(torch.autograd.Function):
         return call.result(product, call.scores.shape)
 
     @staticmethod
-    @_on_its_device
+    @on_its_device
     def backward(ctx, gradient):
         theta, v = ctx.saved_tensors
         call, rows = ctx.call, ctx.call.scores.rows
@@ -236,7 +236,7 @@ class _Envelope(torch.autograd.Function):
         return call.result(value, call.scores.batch)
 
     @staticmethod
-    @_on_its_device
+    @on_its_device
     def backward(ctx, gradient):
         theta, epsilon, _ = ctx.saved_tensors
         call, targets, _, _, mean = ctx.call

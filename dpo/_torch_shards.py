@@ -11,37 +11,47 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ._arrays import as_scores
+from ._device import as_host, beside, is_host, launching_on, namespace
 from ._perturbed import Perturbed
 from ._seeds import as_place, as_seed
 from ._shards import MOST_COORDINATES, Shard, check_layer, keep_best, packed, unpacked
-from ._torch import once, summed, to_array
+from ._torch import as_tensor, on_its_device, once, summed, to_array
 
 
 def coordinates_sharded(layer: Perturbed, theta: Tensor, *, seed, of: str, row_offset, group):
     """See ``distributed.py``."""
-    shard = _agreed(layer, theta, seed, row_offset, group)
-    epsilon = layer.epsilon if isinstance(layer.epsilon, Tensor) else None
-    return (_Value if of == "value" else _Maximum).apply(theta, epsilon, shard, group)
+    with launching_on(theta, "torch"):
+        shard = _agreed(layer, theta, seed, row_offset, group)
+        epsilon = layer.epsilon if isinstance(layer.epsilon, Tensor) else None
+        return (_Value if of == "value" else _Maximum).apply(theta, epsilon, shard, group)
 
 
 # --------------------------------------------------------------------- before anything is computed
 
+_SAME = {
+    "theta's number of rows": 1,
+    "row_offset": 5,
+    "whether epsilon is learned": 7,
+    "whether theta is on a GPU": 8,
+}
+"""What processes have in common: the columns of ``_agreed``'s facts."""
+
 
 def _agreed(layer: Perturbed, theta: Tensor, seed, row_offset, group) -> Shard:
     """This process's shard. What is wrong with any process's is raised in all: none waits."""
-    shard, error, facts = None, None, np.zeros(8, np.int64)
+    shard, error, facts = None, None, np.zeros(9, np.int64)
     try:
         check_layer(layer)
         words = as_seed(seed, "torch")
         place = as_place(words, row_offset, 0)
         shard = Shard.of(layer, as_scores(theta, "theta"), place, 0)
         learns = getattr(layer.epsilon, "requires_grad", False)
-        temperatures = zlib.crc32(shard.sampler.epsilon.tobytes())
+        temperatures = zlib.crc32(as_host(shard.sampler.epsilon).tobytes())
         rows, d = shard.sampler.theta.shape
-        facts[:] = 1, rows, d, *words, place.row_offset, temperatures, learns
+        facts[:] = 1, rows, d, *words, place.row_offset, temperatures, learns, theta.is_cuda
     except (TypeError, ValueError, NotImplementedError, ImportError) as problem:
         error = problem
-    every = np.stack(_gathered(facts, group))
+    every = _said(facts, group)
     if error is not None:
         raise error
     assert shard is not None
@@ -54,8 +64,7 @@ def _checked(every: np.ndarray, k: int) -> list[int]:
     """The number of every process's first coordinate, from what ``_agreed`` gathered."""
     if not every[:, 0].all():
         raise ValueError(f"process {every[:, 0].argmin()} of the group refused its call: see there")
-    same = ("theta's number of rows", 1), ("row_offset", 5), ("whether epsilon is learned", 7)
-    for name, column in same:
+    for name, column in _SAME.items():
         if (every[:, column] != every[0, column]).any():
             raise ValueError(
                 f"{name} must be the same in every process, got {every[:, column].tolist()}"
@@ -80,19 +89,49 @@ def _checked(every: np.ndarray, k: int) -> list[int]:
 # ------------------------------------------------------------------------------------- collectives
 
 
+# Of arrays on a GPU tensors there, but for gloo, which carries little else than the CPU's.
+
+
+def _is_gloo(group) -> bool:
+    return dist.get_backend(group) == dist.Backend.GLOO
+
+
+def _said(facts: np.ndarray, group) -> np.ndarray:
+    """The integers of every process, (processes, n): whatever backend there is takes objects."""
+    if _is_gloo(group):
+        return np.stack(_gathered(facts, group))
+    every: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(every, facts.tolist(), group)
+    return np.array(every)
+
+
+def _copied(array: np.ndarray, group) -> Tensor:
+    """A tensor of its own, of which torch makes results in place."""
+    if is_host(array) or _is_gloo(group):
+        return torch.from_numpy(np.array(as_host(array), order="C"))
+    return torch.from_dlpack(namespace(array).array(array, order="C"))
+
+
+def _array(tensor: Tensor, like: np.ndarray) -> np.ndarray:
+    """A tensor as an array where ``like`` is."""
+    if tensor.is_cuda:
+        return namespace(like).from_dlpack(tensor)
+    return beside(tensor.numpy(), like)
+
+
 def _gathered(array: np.ndarray, group) -> list[np.ndarray]:
     """The arrays of all processes, of one shape, in the order of ranks."""
-    own = torch.from_numpy(np.ascontiguousarray(array))
+    own = _copied(array, group)
     every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(every, own, group)
-    return [x.numpy() for x in every]
+    return [_array(x, array) for x in every]
 
 
 def _reduced(array: np.ndarray, operation, group) -> np.ndarray:
-    """An array reduced over the processes; torch does it in place, so in a copy."""
-    result = torch.from_numpy(np.array(array, order="C"))
+    """An array reduced over the processes."""
+    result = _copied(array, group)
     dist.all_reduce(result, operation, group)
-    return result.numpy()
+    return _array(result, array)
 
 
 def _total(array: np.ndarray, group) -> np.ndarray:
@@ -139,6 +178,7 @@ class _Value(torch.autograd.Function):
         return _restored(shard, shard.mean(ctx.winners), shard.scores.shape)
 
     @staticmethod
+    @on_its_device
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
         shard, rows = ctx.shard, ctx.shard.sampler.theta
         v = to_array(gradient, rows).reshape(rows.shape)
@@ -164,6 +204,7 @@ class _Maximum(torch.autograd.Function):
         return _restored(shard, shard.maximum(values), shard.scores.batch)
 
     @staticmethod
+    @on_its_device
     def backward(ctx: Any, gradient: Tensor):  # type: ignore[override]
         shard = ctx.shard
         mean = _restored(shard, shard.mean(ctx.winners), shard.scores.shape)
@@ -171,7 +212,7 @@ class _Maximum(torch.autograd.Function):
         by_epsilon = None
         if ctx.needs_input_grad[1]:
             slope = _total(shard.epsilon_slope_of_maximum(ctx.winners), ctx.group)
-            upstream = gradient.detach().double().numpy().reshape(-1)
+            upstream = to_array(gradient, slope).reshape(-1)
             by_epsilon = _in_epsilon(ctx, upstream * slope)
         given = *ctx.saved_tensors, gradient
         return once(result, *given), once(by_epsilon, *given), None, None
@@ -181,7 +222,7 @@ def _in_epsilon(ctx: Any, gradient: np.ndarray) -> Tensor:
     """A gradient in the temperatures of rows, (rows,), as that of the parameter: the whole of it,
     the same in every process."""
     shape = ctx.shard.scores.batch
-    return summed(ctx.saved_tensors[1], torch.from_numpy(gradient).reshape(shape))
+    return summed(ctx.saved_tensors[1], as_tensor(gradient).reshape(shape))
 
 
 def _restored(shard: Shard, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:

@@ -79,8 +79,9 @@ def coordinates_sharded(
         Of ``dpo.Argmax()`` or ``dpo.TopK(k)``, with a fixed number of independent samples, and one
         temperature or an entry a row.
     theta
-        A torch tensor in CPU memory, in every process of ``group``; or, inside ``jax.shard_map``, a
-        JAX array whose last axis is shared out over the mesh axis of the name ``group``.
+        A torch tensor, in every process of ``group`` in CPU memory or in every one on a GPU; or,
+        inside ``jax.shard_map``, a JAX array whose last axis is shared out over the mesh axis of
+        the name ``group``.
     seed
         The same in every process; in JAX it may be traced.
     row_offset
@@ -94,8 +95,8 @@ def coordinates_sharded(
         For a layer that cannot be shared out so; where a part but the last has no multiple of four
         coordinates (four share a block of random words: pad with ``-inf``); where rows, seeds or
         temperatures differ. What one process refuses is an error in all.
-    NotImplementedError
-        For tensors on a GPU.
+    ImportError
+        For tensors on a GPU without CuPy.
     """
     as_choice("of", of, ("value", "max"))
     kind = kind_of(theta)

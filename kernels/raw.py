@@ -125,7 +125,7 @@ def launch(
     row_ids, sample_offset
         What rows and the first sample are called in the noise; 0, 1, ... and 0 by default.
     coordinate_offset
-        What the first coordinate is called: a multiple of four. For arrays on the CPU.
+        What the first coordinate is called: a multiple of four.
     design
         ``codes.INDEPENDENT`` or ``codes.ANTITHETIC``.
     """

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simt.cupy
 from helpers import adversarial_scores
 
 import dpo
-from dpo import _shards
+from dpo import _arrays, _shards
 
 ROOT = Path(__file__).parent.parent
 SEED, WORLD, D = 7, 2, 23
 BORDER = 12
 """Coordinates of the first of two processes: the second has a number that four does not divide."""
 ORACLES = {"argmax": dpo.Argmax(), "topk": dpo.TopK(3), "most": dpo.TopK(20)}
+SAMPLES = (5, "loo"), (1, "loo"), (64, "loo"), (300, "loo"), (300, "none")
 
 
 def problem(dtype):
@@ -34,7 +36,13 @@ def cases():
     for name, oracle in ORACLES.items():
         for noise in ("normal", "gumbel", "logistic"):
             for dtype in ("float32", "float64"):
-                for samples, centring in ((5, "loo"), (1, "loo"), (64, "loo"), (300, "loo"), (300, "none")):
+                for samples, centring in (
+                    (5, "loo"),
+                    (1, "loo"),
+                    (64, "loo"),
+                    (300, "loo"),
+                    (300, "none"),
+                ):
                     layer = dpo.Perturbed(
                         oracle, noise, num_samples=samples, variance_reduction=centring
                     )
@@ -48,26 +56,67 @@ def part_of(x, rank):
 # -------------------------------------------------------------------------------- two processes
 
 
+def results_of(layer, dtype, rank):
+    """Value, gradient, maximum, its gradient, and slopes of both in the temperature."""
+    import torch
+
+    from dpo.distributed import coordinates_sharded
+
+    theta, v = (torch.from_numpy(part_of(x, rank).copy()) for x in problem(dtype))
+    theta.requires_grad_()
+    y = coordinates_sharded(layer, theta, seed=SEED)
+    (slope,) = torch.autograd.grad(y, theta, v)
+    most = coordinates_sharded(layer, theta, seed=SEED, of="max")
+    (of_most,) = torch.autograd.grad(most[:7].sum(), theta)
+    learned = torch.full((len(theta), 1), 0.5, dtype=theta.dtype, requires_grad=True)
+    warm = layer._at(learned)
+    slopes = []
+    for of, upstream in ("value", v), ("max", v[:, 0] * 0 + 2):
+        result = coordinates_sharded(warm, theta.detach(), seed=SEED, of=of)
+        slopes += torch.autograd.grad(result, learned, upstream)
+    every = y, slope, most, of_most, *slopes
+    return [x.detach().numpy() for x in every]
+
+
+ON_GPU = {
+    "argmax": (dpo.Argmax(), "normal", "float64", 64),
+    "race": (dpo.Argmax(), "gumbel", "float32", 5),
+    "topk": (dpo.TopK(3), "normal", "float32", 9),
+    "most": (dpo.TopK(20), "normal", "float32", 2),
+}
+"""Cases that are decided on a simulated GPU as well."""
+
+
+def on_simulated_gpu(rank, results):
+    """The same with arrays of a stand-in for CuPy, which never become NumPy's by themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        device = simt.cupy.Device()
+        simt.cupy.stand_in(device, patch)
+        host = _arrays._VIEWS["torch"]
+
+        def view(x, name):
+            array, restore = host(x, name)
+            return device.xp.asarray(array), lambda out: restore(out.get())
+
+        patch.setitem(_arrays._VIEWS, "torch", view)
+        patch.setattr("dpo._torch.view_on_device", lambda x: device.xp.asarray(x.numpy()))
+        for name, (oracle, noise, dtype, samples) in ON_GPU.items():
+            layer = dpo.Perturbed(oracle, noise, num_samples=samples)
+            results[rank, "on GPU", name] = results_of(layer, dtype, rank)
+            assert device.simulator.launches
+            device.simulator.launches.clear()
+    for name, (oracle, noise, dtype, samples) in ON_GPU.items():
+        layer = dpo.Perturbed(oracle, noise, num_samples=samples)
+        results[rank, "on CPU", name] = results_of(layer, dtype, rank)
+
+
 def everything(rank, results):
     import torch
 
     from dpo.distributed import coordinates_sharded
 
     for case, layer in cases():
-        theta, v = (torch.from_numpy(part_of(x, rank).copy()) for x in problem(case[2]))
-        theta.requires_grad_()
-        y = coordinates_sharded(layer, theta, seed=SEED)
-        (slope,) = torch.autograd.grad(y, theta, v)
-        most = coordinates_sharded(layer, theta, seed=SEED, of="max")
-        (of_most,) = torch.autograd.grad(most[:7].sum(), theta)
-        learned = torch.full((len(theta), 1), 0.5, dtype=theta.dtype, requires_grad=True)
-        warm = layer._at(learned)
-        slopes = []
-        for of, upstream in ("value", v), ("max", v[:, 0] * 0 + 2):
-            result = coordinates_sharded(warm, theta.detach(), seed=SEED, of=of)
-            slopes += torch.autograd.grad(result, learned, upstream)
-        every = y, slope, most, of_most, *slopes
-        results[rank, case] = [x.detach().numpy() for x in every]
+        results[rank, case] = results_of(layer, case[2], rank)
 
     layer = dpo.Perturbed(num_samples=10)
     theta = torch.from_numpy(part_of(problem("float32")[0], rank))
@@ -119,6 +168,7 @@ def process(rank, folder):
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
     results = {}
     everything(rank, results)
+    on_simulated_gpu(rank, results)
     torch.save(results, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -174,6 +224,20 @@ def test_two_processes_decide_what_one_does(results, name, noise, dtype):
                 np.testing.assert_allclose(ours / scale, wanted / scale, **tolerance)
         first = np.arange(len(theta))[:, None] < 7
         np.testing.assert_array_equal(joined(results, case, 3), np.where(first, y, 0))
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("name", ON_GPU)
+def test_shards_on_a_gpu_give_the_cpus_results(results, name):
+    tolerance = 2e-5 if ON_GPU[name][2] == "float32" else 1e-12
+    for rank in range(WORLD):
+        ours, theirs = (results[rank, place, name] for place in ("on GPU", "on CPU"))
+        for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            assert a.dtype == b.dtype
+            if k in (0, 3):  # means of decisions
+                np.testing.assert_array_equal(a, b)
+            scale = max(1, np.abs(b, where=np.isfinite(b), out=np.zeros_like(b)).max())
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
 
 
 def test_narrow_scores_and_rows_shared_out_too(results):
@@ -321,12 +385,81 @@ print("equal")
 """
 
 
-def test_four_devices_decide_what_one_does():
+# Programs for the CPU are lowered as for GPUs: callbacks get buffers as a stand-in's arrays.
+ON_FOUR_GPUS = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import threading
+from contextlib import contextmanager
+import jax, numpy as np, dpo, pytest, simt.cupy, sys
+from jax import numpy as jnp
+from jax.interpreters import mlir
+from jax.sharding import PartitionSpec as P
+from dpo import _host_jax
+from dpo.distributed import coordinates_sharded
+from helpers import adversarial_scores
+
+device, one_at_a_time = simt.cupy.Device(), threading.Lock()
+patch = pytest.MonkeyPatch()
+simt.cupy.stand_in(device, patch)
+
+@contextmanager
+def launching(index, stream):
+    with one_at_a_time:  # the simulator is one machine
+        yield
+
+def copy(result, output):
+    assert result.shape == output.shape
+    result[...] = output
+
+sys.modules["dpo.kernels.cuda.device"].launching = launching
+patch.setattr("dpo._jax_gpu._stream", lambda context: 7)
+patch.setattr("dpo._jax_gpu._view", lambda x, _: simt.cupy.ndarray(np.asarray(x)))
+patch.setattr("dpo._jax_gpu._copy", copy)
+mlir.register_lowering(_host_jax.host_p, _host_jax._lowered_for_gpu, platform="cpu")
+
+mesh = jax.sharding.Mesh(np.array(jax.devices()), "i")
+whole, words = P(None, "i"), np.array([9, 3], np.uint32)
+theta = adversarial_scores(5, 32, np.float32)
+theta[3] /= 1e8  # of huge scores slopes in epsilon are rounded differently
+v = np.random.default_rng(0).standard_normal(theta.shape).astype(np.float32)
+for oracle, noise in ((dpo.Argmax(), "gumbel"), (dpo.TopK(3), "normal"), (dpo.TopK(10), "normal")):
+    layer = dpo.Perturbed(oracle, noise, num_samples=9)
+
+    def sharded(of, out):
+        f = lambda x, e, key: coordinates_sharded(layer._at(e), x, seed=key, group="i", of=of)
+        return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=(whole, P(), P()), out_specs=out))
+
+    y, most = sharded("value", whole), sharded("max", P())
+    device.simulator.launches.clear()
+    epsilon = jnp.full((5, 1), 0.5, np.float32)
+    np.testing.assert_array_equal(y(theta, epsilon, words), layer._at(0.5)(theta, seed=words))
+    assert device.simulator.launches
+    expected = layer._at(0.5).max(theta, seed=words)
+    np.testing.assert_allclose(most(theta, epsilon, words), expected, rtol=1e-5)
+    finite = np.isfinite(expected)
+    for f, w in (y, v), (most, finite):
+        of = lambda x, e: jnp.where(w == 0, 0, f(x, e, words) * w).sum()
+        ours = jax.grad(of, (0, 1))(jnp.asarray(theta), epsilon)
+        g = lambda x, e: (layer._at(e) if f is y else layer._at(e).max)(x, seed=words)
+        alone = lambda x, e: jnp.where(w == 0, 0, g(x, e) * w).sum()
+        theirs = jax.grad(alone, (0, 1))(jnp.asarray(theta), epsilon)
+        for a, b in zip(ours, theirs):
+            np.testing.assert_allclose(a, b, rtol=3e-5, atol=3e-5 * np.abs(b).max())
+print("equal")
+"""
+
+
+@pytest.mark.parametrize(
+    "script", [ON_FOUR_DEVICES, pytest.param(ON_FOUR_GPUS, marks=pytest.mark.simulator)],
+    ids=["CPU", "GPU"],
+)  # fmt: skip
+def test_four_devices_decide_what_one_does(script):
     pytest.importorskip("jax")
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     done = subprocess.run(
-        [sys.executable, "-c", ON_FOUR_DEVICES], capture_output=True, text=True, timeout=600,
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=600,
         cwd=ROOT, env=environment, check=False,
     )  # fmt: skip
     assert done.stdout == "equal\n", done.stderr[-3000:]

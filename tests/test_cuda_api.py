@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import itertools as it
 import sys
-import types
 from contextlib import contextmanager
 
 import numpy as np
@@ -25,7 +24,9 @@ from dpo.kernels.noise import NORMAL
 from helpers import ON_GPU, draws, require_numba_cuda
 
 import dpo
-from dpo import _device
+from dpo import _device, _shards
+from dpo._arrays import as_scores
+from dpo._seeds import as_place
 
 SEED = np.array([0x12345678, 0x9ABCDEF0], np.uint32)
 
@@ -49,16 +50,8 @@ def cupy(request, monkeypatch):
     if request.param == "GPU":
         return _real_cupy()
     device = simt.cupy.Device()
-    stand_in(device, monkeypatch)
+    simt.cupy.stand_in(device, monkeypatch)
     return device.xp
-
-
-def stand_in(device, monkeypatch):
-    """Let the simulated device be CuPy's current one."""
-    monkeypatch.setitem(sys.modules, "cupy", device.xp)
-    current = types.ModuleType("dpo.kernels.cuda.device")
-    current.current = lambda: device
-    monkeypatch.setitem(sys.modules, "dpo.kernels.cuda.device", current)
 
 
 def scores(oracle, rows=2, dtype=np.float32):
@@ -104,7 +97,7 @@ VIEWS = {"__getitem__", "reshape", "broadcast_to", "ascontiguousarray", "zeros",
 def test_a_call_launches_kernels_of_ours_only(monkeypatch):
     """CuPy's own would take longer, each, than those of a small problem."""
     device = simt.cupy.Device()
-    stand_in(device, monkeypatch)
+    simt.cupy.stand_in(device, monkeypatch)
     theta, v = (device.xp.asarray(x) for x in scores(dpo.Argmax()))
     layer, launches = dpo.Perturbed(num_samples=300), device.simulator.launches
     value = ["find_outside", "prepare", "decide", "divide", "divide"]
@@ -205,6 +198,31 @@ def test_adaptive_sampling(cupy):
     np.testing.assert_array_equal(actual.num_samples, expected.num_samples)
     equal(actual.mean, expected.mean, exactly=True)
     equal(layer.vjp(*moved, seed=4), layer.vjp(theta, v, seed=4))
+
+
+@pytest.mark.parametrize("precision", ["portable", "fast"])
+@pytest.mark.parametrize("oracle, noise", [(ORACLES[0], "gumbel"), (ORACLES[1], "normal")])
+def test_shards_of_the_coordinates_decide_what_the_whole_does(cupy, oracle, noise, precision):
+    """By hand what collectives of ``torch.distributed`` do between processes."""
+    layer = dpo.Perturbed(oracle, noise, num_samples=40, precision=precision)
+    theta = cupy.asarray(np.random.default_rng(0).normal(size=(3, 22)).astype(np.float32))
+    v = cupy.asarray(np.random.default_rng(1).normal(size=(3, 22)).astype(np.float32))
+    parts = slice(0, 8), slice(8, 20), slice(20, 22)
+    shards = [
+        _shards.Shard.of(layer, as_scores(theta[:, part], "theta"), as_place(7, 0, 0), part.start)
+        for part in parts
+    ]
+    largest = None
+    if shards[0].is_race:
+        largest = np.stack([shard.largest() for shard in shards]).max(axis=0)
+    lists = [s.best(largest) for s in shards]
+    best = (np.concatenate([of[k] for of in lists], -1) for k in (0, 1))
+    _, winners = _shards.keep_best(*best, shards[0].k)
+    mean = np.concatenate([s.mean(winners) for s in shards], -1)
+    equal(mean, layer(theta, seed=7).get(), exactly=True)
+    own = [s.projections(v[:, part], winners) for s, part in zip(shards, parts, strict=True)]
+    product = np.concatenate([s.vjp(np.stack(own).sum(axis=0)) for s in shards], -1)
+    equal(product.astype(np.float32), layer.vjp(theta, v, seed=7).get())
 
 
 def test_half_precision_comes_back_as_it_came(cupy):

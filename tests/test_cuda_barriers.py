@@ -1,20 +1,21 @@
 """Every barrier of the CUDA kernels is needed, and the simulator sees when one is missing.
 
 The sources are copied without one ``__syncthreads();``, ``__syncwarp();`` or ``Team::sync();`` at a
-time: a launch that runs through there must then be reported as a race, or as a read of what nobody
-has written.
+time: a launch that runs through there must then be reported as a race, as a read of what nobody
+has written, or as memory out of bounds.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
 import simt
 from dpo.kernels.codes import MAXIMUM, VALUE, VJP, Problem
-from dpo.kernels.cuda import exact_launch
+from dpo.kernels.cuda import exact_launch, shard
 from dpo.kernels.cuda import launch as cuda
 from dpo.kernels.exact.codes import JACOBIAN, SECOND
 from dpo.kernels.noise import NORMAL
@@ -41,12 +42,16 @@ LAUNCHES = {
     "paths by blocks, from trees": (grid(17, 18, 8, 2), 306, "normal", WARM),
 }
 EXACT = {"exact argmax": Problem(), "exact top-3": Problem("topk", (3,))}
+SHARD = "best of a shard"
 
 
 def run(folder, name):
     """Counts, values and weights, or exact expectations, on 64 threads or more."""
     if name in EXACT:
         run_exact(folder, name)
+        return
+    if name == SHARD:
+        run_shard(folder)
         return
     problem, d, family, plan = LAUNCHES[name]
     theta = np.random.default_rng(0).uniform(0.5, 2, (2, d)).astype(np.float32)
@@ -66,6 +71,15 @@ def run_exact(folder, name):
         exact_launch.launch(*arguments, operation, **given)
 
 
+def run_shard(folder):
+    """Two samples of one block, of coordinates for which its list is too short."""
+    theta = np.random.default_rng(0).standard_normal((1, 2100)).astype(np.float32)
+    theta[:, -40:] += 9  # join the list after it was cut
+    arguments = Problem("topk", (2,)), theta, temperatures(theta, 0.5), draws("normal", 2)
+    with mock.patch.object(shard, "WORKSPACE_BYTES", 1):
+        shard.best(*arguments, device=simt.Simulator(folder=folder))
+
+
 @pytest.mark.parametrize("file, k", BARRIERS)
 def test_a_missing_barrier_is_seen(tmp_path, file, k):
     for source in SOURCES:
@@ -81,12 +95,13 @@ def test_a_missing_barrier_is_seen(tmp_path, file, k):
             "grid_path": [name for name in LAUNCHES if name.startswith("paths")],
             "exact_argmax": ["exact argmax"],
             "exact_topk": ["exact top-3"],
+            "shard": [SHARD],
         }.get(file.removesuffix(".cu"), ["several warps a sample", "early rejection"])
-    with pytest.raises(simt.SimtError, match=r"race|nobody has written"):
+    with pytest.raises(simt.SimtError, match=r"race|nobody has written|out of the bounds"):
         for name in names:
             run(tmp_path, name)
 
 
-@pytest.mark.parametrize("name", [*LAUNCHES, *EXACT])
+@pytest.mark.parametrize("name", [*LAUNCHES, *EXACT, SHARD])
 def test_none_is_missing(name):
     run(simt.KERNELS, name)

@@ -32,7 +32,7 @@ REGISTERS = {
         "prepare<{}>": 64,
         "decide<{}, false>": 128,
         "weigh<{}, double>": 64,
-        "perturbed_values<{}>": 80,
+        "perturbed_values<{}, double>": 80,
     },
     "accumulate.cu": {
         "vjp<{}, true>": 144,
@@ -55,6 +55,7 @@ REGISTERS = {
         "grid_path<{}, WholeBlock, 0>": 208,
         "path_trees<{}, 324>": 64,
     },
+    "shard.cu": {"best_k<{}>": 96},
 }
 """Kernels and how many registers their heaviest instance may use."""
 
@@ -77,6 +78,7 @@ HOT_REGISTERS = {
         "grid_path<{}, WholeBlock, 1156>": 80,
         "path_trees<{}, 4356>": 48,
     },
+    "shard.cu": {"best_k<{}>": 64},
 }
 """With ``HOT`` noise: several blocks then fit on a multiprocessor."""
 WIDE = "Draw<double, NORMAL, ADDITIVE, INDEPENDENT, SCORE, false, false>"
@@ -137,6 +139,16 @@ def test_nothing_is_spilled(architecture, file):
     for kernel in compiled.kernels:
         assert kernel.spilled == 0 and kernel.stack == 0, kernel
         assert kernel.registers <= bounds.get(kernel.name, 64), kernel
+
+
+@pytest.mark.parametrize("file", ["argmax.cu", "accumulate.cu", "shard.cu"])
+def test_shards_spill_nothing(file):
+    """Whose coordinates do not begin with 0: a sum more for every quad."""
+    draw = HOT[4].replace(">", ", true>")
+    bounds = {k.format(draw): b for k, b in HOT_REGISTERS[file].items()}
+    compiled = {k.name: k for k in offline.compile_kernels(file, list(bounds), "sm_90").kernels}
+    for name, bound in bounds.items():
+        assert compiled[name].spilled == 0 and compiled[name].registers <= bound, compiled[name]
 
 
 @pytest.mark.parametrize("file", REGISTERS)

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.skipif(
 EVERY_KERNEL = """
 import numpy as np, simt
 from dpo.kernels.codes import *
-from dpo.kernels.cuda import exact_launch, launch
+from dpo.kernels.cuda import exact_launch, launch, shard
 from dpo.kernels.exact import codes as exact
 device, rng = simt.Simulator(sanitize=True), np.random.default_rng(0)
 bits = int(np.float64(0).view(np.int64))
@@ -70,6 +70,12 @@ for dtype, family, design in [(np.float32, 0, INDEPENDENT), (np.float64, 1, ANTI
     for depth in (0.0, 6.0):
         plan = launch.Plan(64, 2, depth)
         launch.launch(Problem(), theta, epsilon, draws, VALUE, plan=plan, device=device)
+    part = Draws(family, (2**32 - 1, 5), 20, coordinate_offset=2**32 - 40)
+    for problem in Problem(), Problem("topk", (9,)):
+        best = shard.best(problem, theta, epsilon, part, device=device)
+    own = best.indices[:, :, 0] - part.coordinate_offset
+    shard.perturbed_scores(theta, epsilon, part, own, device=device)
+    shard.score_sums(part, np.ones((2, 20), dtype), 35, device=device)
     wide = dtype == np.float64
     temperatures = np.geomspace(0.3, 2, 70).reshape(2, 35) if wide else epsilon
     for problem, operations in [

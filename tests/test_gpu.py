@@ -85,6 +85,59 @@ def test_losses_and_their_gradients_are_the_cpus(layer):
     near(ours_by_theta, by_theta)
 
 
+SHARED_OUT = {
+    "argmax": dpo.Perturbed(num_samples=300),
+    "race": dpo.Perturbed(noise="gumbel", num_samples=300),
+    "topk": dpo.Perturbed(dpo.TopK(5), num_samples=64),
+}
+
+
+def alone_and_sharded(layer, theta, v, parts):
+    """Value, gradient, maximum and its gradient of one process, and of this one's part."""
+    from dpo.distributed import coordinates_sharded
+
+    def results(value, maximum, x, u):
+        (y, by_y), (most, by_most) = (
+            value_and_gradient(value, x, u),
+            value_and_gradient(maximum, x, torch.ones(len(x), device=x.device)),
+        )
+        return y, by_y, most, by_most
+
+    def of(name):
+        return lambda x: coordinates_sharded(layer, x, seed=7, of=name)
+
+    alone = results(lambda x: layer(x, seed=7), lambda x: layer.max(x, seed=7), theta, v)
+    return alone, results(of("value"), of("max"), theta[:, parts], v[:, parts])
+
+
+def shared_out_on(rank, world, backend, store, folder):
+    """Every process's results of its own quarter of the coordinates, on one GPU."""
+    store = torch.distributed.FileStore(store, world)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    generator, found = torch.Generator().manual_seed(0), {}
+    theta, v = torch.randn(2, 3, 5000, generator=generator).cuda()
+    parts = slice(2400 * rank, None if rank == world - 1 else 2400 * (rank + 1))
+    for name, layer in SHARED_OUT.items():
+        alone, ours = alone_and_sharded(layer, theta, v, parts)
+        alone = *(x[:, parts] for x in alone[:2]), alone[2], alone[3][:, parts]
+        found[name] = [(a.cpu(), b.cpu(), b.is_cuda) for a, b in zip(alone, ours, strict=True)]
+    torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("backend, world", [("nccl", 1), ("gloo", 2)])
+def test_coordinates_shared_out(tmp_path, backend, world):
+    """NCCL takes a GPU a process, so alone; gloo's processes may share one."""
+    given = world, backend, str(tmp_path / "store"), str(tmp_path)
+    torch.multiprocessing.spawn(shared_out_on, given, nprocs=world)
+    for rank in range(world):
+        for found in torch.load(f"{tmp_path}/{rank}.pt").values():
+            for k, (alone, ours, on_gpu) in enumerate(found):
+                limit = 0 if k in (0, 3) else 2e-5 * max(1.0, float(alone.abs().max()))
+                torch.testing.assert_close(ours, alone, rtol=0, atol=limit)
+                assert on_gpu
+
+
 def test_programs_are_compiled_whole(layer):
     theta, v = (x.cuda() for x in scores(layer))
     seed = seeded(layer)
@@ -286,6 +339,25 @@ def test_jax_arrays_without_jit(jax):
     np.testing.assert_array_equal(layer(jax.numpy.asarray(theta), seed=3), layer(theta, seed=3))
     ours = jax.grad(lambda x: (layer(x, seed=3) * v).sum())(jax.numpy.asarray(theta))
     np.testing.assert_allclose(ours, layer.vjp(theta, v, seed=3), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", SHARED_OUT)
+def test_jax_coordinates_shared_out(jax, name):
+    """Over a mesh of the one device: a callback on its stream and in its memory."""
+    from dpo.distributed import coordinates_sharded
+
+    layer, words, seed = SHARED_OUT[name], np.array([9, 3], np.uint32), (3 << 32) | 9
+    theta, v = (x.numpy() for x in scores(LAYERS["argmax"], rows=4))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), "i")
+    spec = jax.sharding.PartitionSpec(None, "i")
+
+    def sharded(x):
+        return coordinates_sharded(layer, x, seed=words, group="i")
+
+    value = jax.jit(jax.shard_map(sharded, mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_array_equal(value(theta), layer(theta, seed=seed))
+    ours = jax.jit(jax.grad(lambda x: (value(x) * v).sum()))(theta)
+    np.testing.assert_allclose(ours, layer.vjp(theta, v, seed=seed), rtol=0, atol=2e-5)
 
 
 def test_jax_functions(jax):

@@ -322,6 +322,12 @@ def perturbed_scores(
     return values[:, :num_samples]
 
 
+def noise_at(theta: np.ndarray, draws: Draws, winners: np.ndarray) -> np.ndarray:
+    """``z_w``, (rows, num_samples), of coordinates of a shard of scores like ``theta``."""
+    none, ones = np.zeros(theta.shape, theta.dtype), np.ones((len(theta), 1), theta.dtype)
+    return perturbed_scores(none, ones, draws, winners)  # zeros take no memory
+
+
 def score_sums(draws: Draws, weights: np.ndarray, d: int) -> np.ndarray:
     """``sum_m weights[b, m] s(z_mi)`` of the shard's ``d`` coordinates, (rows, d) float64."""
     rows, num_samples = weights.shape

@@ -7,6 +7,7 @@
 //     decide            the winners, (rows, M), and their counts
 //     weigh             VJP: <v, y_m> - <v, mean> of every sample           (rows, M)
 //     perturbed_values  MAXIMUM: theta + eps z of every winner              (rows, M) float64
+//                       of a shard, what was compared: with E of a race     (rows, M)
 //     one_hot           the solutions written out, for those who ask        (rows, M, d)
 //
 // accumulate.cu sums what samples decided; nothing is larger than M or d a row.
@@ -26,12 +27,13 @@ constexpr int COUNTED_IN_SHARED = 2048;  // coordinates up to which a block coun
 
 // scores: theta, or for a race exp((max theta - theta) / eps), so that -E exp(...) is in the order
 // of theta + eps z; what is no coordinate never wins. scales, if eps has one a coordinate: eps,
-// padded. levels and limits, unless null: of early rejection, for `depth` (reject.cuh). A block is
-// one of `blocks` of a row: of one, for a race and for levels.
+// padded. `tops`, unless null: max theta of rows whose other coordinates are elsewhere. levels and
+// limits, unless null: of early rejection, for `depth` (reject.cuh). A block is one of `blocks` of
+// a row: of one, for a race and for levels.
 template <class Draw, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, 1)
-    prepare(const Real* theta, const Real* epsilon, int d, int blocks, float depth, Real* scores,
-            Real* scales, Real* levels, u32* limits) {
+    prepare(const Real* theta, const Real* epsilon, const Real* tops, int d, int blocks,
+            float depth, Real* scores, Real* scales, Real* levels, u32* limits) {
     __shared__ Real reals[MAX_THREADS / WARP];
     __shared__ float floats[MAX_THREADS / WARP];
     const Real infinity = bits::infinity<Real>();
@@ -48,6 +50,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
             if (x > largest && x < infinity) largest = x;
         }
         largest = of_block(largest, reals, [](Real a, Real b) { return max(a, b); });
+        if (tops) largest = tops[b];
     }
     for (i64 i = first; i < size; i += i64(blocks) * blockDim.x) {
         Real x = i < d ? theta[i] : -infinity;
@@ -79,7 +82,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     }
 }
 
-// decided[b, m] (unless null) and counts[b, 0, i] += #{m : i wins}; counts[b, 1, i], if `squares`,
+// decided[b, m] and counts[b, 0, i] += #{m : i wins}, unless null; counts[b, 1, i], if `squares`,
 // of the square of a pair's sum, each pair twice. A block has `batch` samples, an even number, at
 // most MAX_THREADS. REJECTS: by early rejection, for which levels and limits are.
 template <class Draw, bool REJECTS, class Real = typename Draw::Real>
@@ -132,7 +135,7 @@ __global__ void __launch_bounds__(MAX_THREADS,
         }
     }
     u32* histogram = scratch;
-    const bool in_shared = d <= COUNTED_IN_SHARED;
+    const bool in_shared = counts && d <= COUNTED_IN_SHARED;
     if (in_shared)
         for (int i = threadIdx.x; i < d; i += blockDim.x) histogram[i] = 0;
     __syncthreads();
@@ -140,6 +143,7 @@ __global__ void __launch_bounds__(MAX_THREADS,
     for (int j = threadIdx.x; j < count; j += blockDim.x) {
         const int winner = winners[j];
         if (decided) decided[b * rows.num_samples + begin + j] = winner;
+        if (!counts) continue;
         if (in_shared) {
             atomicAdd(&histogram[winner], 1u);
         } else {
@@ -219,11 +223,12 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     weights[b * num_samples + m] = a;
 }
 
-// values[b, m] = what sample m sees of its winner. A thread is a sample.
-template <class Draw, class Real = typename Draw::Real>
+// values[b, m] = what sample m sees of its winner; of no scores (null), the noise times eps. Rows
+// of scores are `stride` apart. A thread is a sample.
+template <class Draw, class Value, class Real = typename Draw::Real>
 __global__ void __launch_bounds__(MAX_THREADS, 1)
-    perturbed_values(Rows<Real> rows, const int* decided, const Real* theta, int batches,
-                     double* values) {
+    perturbed_values(Rows<Real> rows, const int* decided, const Real* scores, i64 stride,
+                     int batches, Value* values) {
     const i64 b = blockIdx.x / batches;
     const i64 m = i64(blockIdx.x % batches) * blockDim.x + threadIdx.x;
     if (m >= rows.num_samples) return;
@@ -231,7 +236,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     const int winner = decided[at];
     const Real z = noise_of<Draw>(rows, b).decision_at(winner, rows.first_sample + u32(m));
     const Real e = Scale<Draw>(rows, b).at(winner);
-    values[at] = perturbed<Draw>(theta[b * rows.d + winner], e, z);
+    values[at] = perturbed<Draw>(scores ? scores[b * stride + winner] : Real(0), e, z);
 }
 
 // solutions[b, m, i] = 1 where i won. A thread is an entry.

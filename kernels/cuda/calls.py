@@ -45,6 +45,7 @@ FILES = {
         "topk.cu": "topk topk_in_lanes",
         "ranks.cu": "ranks ranks_in_lanes",
         "grid_path.cu": "grid_path path_trees",
+        "shard.cu": "best_k",
     }.items()
     for kernel in kernels.split()
 }
@@ -165,13 +166,12 @@ class Call:
         precision: str,
         device: Device,
     ):
-        if draws.coordinate_offset:
-            raise NotImplementedError("coordinate_offset is for arrays on the CPU: move them there")
         xp = device.xp
         self.problem, self.draws, self.weighting, self.device = problem, draws, weighting, device
         self.theta = xp.ascontiguousarray(theta)
         self.rows, self.d = self.theta.shape
         self.num_samples, self.first_sample = draws.num_samples, draws.sample_offset
+        self.first_quad = draws.first_quad
         self.dtype = self.theta.dtype.type
         self.real = {np.float32: "float", np.float64: "double"}[self.dtype]
         self.fast = precision == "fast" and self.real == "float"
@@ -211,14 +211,21 @@ class Call:
         part.row_ids = row_ids[here]
         return part
 
+    def columns(self, first: int, d: int) -> Call:
+        """Some of the coordinates, from a multiple of four on, for kernels that see no scores."""
+        part = copy.copy(self)
+        part.first_quad, part.d = self.first_quad + first // 4, d
+        return part
+
     @property
     def record(self) -> Record:
         """``Rows`` of ``row.cuh``."""
-        sizes = np.int64(self.rows), np.int64(self.num_samples), np.uint32(self.first_sample)
+        sizes = np.int64(self.rows), np.int64(self.num_samples)
+        first = np.uint32(self.first_sample), np.uint32(self.first_quad)
         return Record(
             (
                 self.scores, self.padded_scale, self.seed, self.noise_data, self.row_ids,
-                *self.seed_words, *sizes, np.int32(self.d), np.int32(self.digits),
+                *self.seed_words, *sizes, *first, np.int32(self.d), np.int32(self.digits),
             )
         )  # fmt: skip
 
@@ -229,9 +236,10 @@ class Call:
     def draw(self, kind: int) -> str:
         """The noise as a C++ type."""
         family = self.draws.family if isinstance(self.draws.family, int) else TABULATED
+        is_shard = (True,) if self.first_quad else ()
         return template(
             "Draw", self.real, family, kind, self.draws.design, self.weighting,
-            self.per_coordinate, self.fast,
+            self.per_coordinate, self.fast, *is_shard,
         )  # fmt: skip
 
     @property
@@ -264,9 +272,10 @@ class Call:
         counts = np.int32(self.parts), np.int32(groups)
         self.run(kernel, blocks, WARP * warps, *arguments, *counts, strands)
 
-    def prepare(self, kind: int, depth: float | None = None) -> None:
+    def prepare(self, kind: int, depth: float | None = None, largest: Array | None = None) -> None:
         """Scores, and temperatures if there are many, padded to whole quads.
 
+        ``largest``, (rows,), is the largest finite score of each row where a race has others'.
         With a ``depth`` also ``levels`` and ``limits`` of early rejection (``reject.cuh``): the
         logarithm of how rarely a sample is to fall short of its row's level.
         """
@@ -284,8 +293,8 @@ class Call:
         self.run(
             template("prepare", self.draw(kind)),
             self.rows * blocks, min(MAX_THREADS, -(-padded // WARP) * WARP),
-            self.theta, self.scale, np.int32(self.d), np.int32(blocks), np.float32(depth or 0),
-            self.scores, self.padded_scale, self.levels, self.limits,
+            self.theta, self.scale, largest, np.int32(self.d), np.int32(blocks),
+            np.float32(depth or 0), self.scores, self.padded_scale, self.levels, self.limits,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------- sums

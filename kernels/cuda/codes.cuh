@@ -9,7 +9,7 @@ enum Weighting { SCORE, SCALE_SCORE };
 
 // Which noise, as a type: what a kernel is compiled for.
 template <class Real_, int FAMILY, int KIND, int DESIGN, int WEIGHTING, bool PER_COORDINATE,
-          bool FAST>
+          bool FAST, bool IS_SHARD = false>
 struct Draw {
     using Real = Real_;
     static constexpr int family = FAMILY;
@@ -18,6 +18,7 @@ struct Draw {
     static constexpr int weighting = WEIGHTING;
     static constexpr bool per_coordinate = PER_COORDINATE;  // a temperature each
     static constexpr bool fast = FAST;                      // special-function units; float32 only
+    static constexpr bool is_shard = IS_SHARD;              // coordinates do not begin with 0
     static constexpr bool is_double = sizeof(Real) == 8;
     static constexpr bool paired = DESIGN == ANTITHETIC;
     // Blocks of 256 threads that share a multiprocessor at least, in the kernels that training

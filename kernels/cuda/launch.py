@@ -208,7 +208,7 @@ def new_memo(
 # ------------------------------------------------------------------------------------- the argmax
 
 
-def _kind(call: Call, operation: int) -> int:
+def kind_for(call: Call, operation: int) -> int:
     """How noise meets scores: the CPU's choice, so that its decisions are the same."""
     race = call.draws.family == GUMBEL and not call.per_coordinate and call.weighting == SCORE
     needs_z = operation == MOMENTS
@@ -235,11 +235,16 @@ def _depth(call: Call, kind: int) -> float | None:
     return _DEPTH if pays and call.d < 2**30 else None
 
 
+def rejecting_plan(call: Call, kind: int) -> Plan:
+    """``plan_for`` a call, and early rejection where it pays."""
+    return plan_for(call.rows, call.d, call.num_samples)._replace(depth=_depth(call, kind))
+
+
 def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan | None) -> None:
     xp, operation = call.device.xp, request.operation
-    kind = _kind(call, operation)
+    kind = kind_for(call, operation)
     if plan is None:
-        plan = plan_for(call.rows, call.d, call.num_samples)._replace(depth=_depth(call, kind))
+        plan = rejecting_plan(call, kind)
     decides = operation != VJP or memo is None
     if decides or call.per_coordinate:
         call.prepare(kind, plan.depth if decides else None)
@@ -250,7 +255,7 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
         counts = request.counts
         if operation == VJP:  # which is not asked for them
             counts = xp.zeros(counts.shape, np.int64)
-        _decide(call, kind, winners, counts, plan)
+        decide(call, kind, winners, counts, plan)
     if request.solutions is not None:
         problems = call.rows * call.num_samples
         blocks = -(-problems * call.d // MAX_THREADS)
@@ -269,8 +274,8 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
         call.add_vjp(weights, request.squares, strands)
     elif operation == MAXIMUM:
         values = xp.empty((call.rows, call.num_samples), np.float64)
-        given = call.record, winners, call.theta
-        call.by_sample(template("perturbed_values", draw), values, *given)
+        given = call.record, winners, call.theta, np.int64(call.d)
+        call.by_sample(template("perturbed_values", draw, "double"), values, *given)
         call.add_maximum(values, strands)
     else:
         call.add_solutions(
@@ -279,11 +284,13 @@ def _argmax(call: Call, request: solvers.Request, memo: Array | None, plan: Plan
     call.join(strands, request.totals)
 
 
-def _decide(call: Call, kind: int, winners: Array | None, counts: Array, plan: Plan) -> None:
+def decide(call: Call, kind: int, winners: Array | None, counts: Array | None, plan: Plan) -> None:
+    """Who wins every sample of prepared scores, written to what is not None."""
     batches = -(-call.num_samples // plan.batch)
+    squares = counts is not None and counts.shape[1] > 1
     call.run(
         template("decide", call.draw(kind), plan.depth is not None),
         call.rows * batches, plan.threads, call.record,
         np.int32(plan.batch), np.int32(batches), np.int32(plan.team),
-        np.int32(counts.shape[1] > 1), call.levels, call.limits, winners, counts,
+        np.int32(squares), call.levels, call.limits, winners, counts,
     )  # fmt: skip

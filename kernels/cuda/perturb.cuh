@@ -92,6 +92,7 @@ struct Noise {
 
     Key key;
     u32 row;
+    u32 first_quad;   // what quad 0 of a shard is in the noise contract
     const u32* data;  // the table of tabulated noise, then Sobol' directions, (4 quads, digits)
     int digits;
 
@@ -194,8 +195,9 @@ struct Noise {
     // Words of a stream; antithetic samples 2 j and 2 j + 1 share those of j, the second
     // complemented.
     __device__ Quad<u32> mirrored(u32 stream, int quad, u32 sample) const {
-        if constexpr (!Draw::paired) return philox4x32(quad, sample, row, stream, key);
-        Quad<u32> w = philox4x32(quad, sample / 2, row, stream, key);
+        const u32 place = Draw::is_shard ? first_quad + u32(quad) : u32(quad);
+        if constexpr (!Draw::paired) return philox4x32(place, sample, row, stream, key);
+        Quad<u32> w = philox4x32(place, sample / 2, row, stream, key);
         const u32 flip = sample % 2 ? ~0u : 0u;
 #pragma unroll
         for (int k = 0; k < 4; ++k) w[k] ^= flip;

@@ -18,7 +18,7 @@ struct Rows {
     const i64* row_ids;       // what rows are called in the noise contract; null for 0, 1, ...
     u32 seed_low, seed_high;  // the seed, where the pointer is null
     i64 number, num_samples;
-    u32 first_sample;
+    u32 first_sample, first_quad;
     int d, digits;
 
     __device__ int quads() const { return quads_of(d); }
@@ -49,5 +49,5 @@ __device__ inline Noise<Draw> noise_of(const Rows<Real>& rows, i64 b) {
     const u32 row = rows.row_ids ? u32(rows.row_ids[b]) : u32(b);
     const Key fixed = {rows.seed_low, rows.seed_high};
     const Key key = rows.seed ? Key{rows.seed[0], rows.seed[1]} : fixed;
-    return {key, row, rows.noise_data, rows.digits};
+    return {key, row, rows.first_quad, rows.noise_data, rows.digits};
 }

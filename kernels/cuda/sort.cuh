@@ -63,13 +63,9 @@ __device__ inline void load_words(const Real* p, int d, Word<Real> (&words)[ITEM
     }
 }
 
-// Sort the words of p, by a block; `words` has room for the power of two at or above d.
+// Sort n words, a power of two, by a block.
 template <class Real>
-__device__ inline void sort_in_memory(const Real* p, int d, Word<Real>* words) {
-    int n = 1;
-    while (n < d) n *= 2;
-    for (int i = threadIdx.x; i < n; i += blockDim.x)
-        words[i] = i < d ? Word<Real>::of(p[i], i) : Word<Real>::last();
+__device__ inline void sort_words(Word<Real>* words, int n) {
     for (int size = 2; size <= n; size *= 2) {
         for (int distance = size / 2; distance > 0; distance /= 2) {
             __syncthreads();
@@ -80,4 +76,14 @@ __device__ inline void sort_in_memory(const Real* p, int d, Word<Real>* words) {
         }
     }
     __syncthreads();
+}
+
+// Sort the words of p, by a block; `words` has room for the power of two at or above d.
+template <class Real>
+__device__ inline void sort_in_memory(const Real* p, int d, Word<Real>* words) {
+    int n = 1;
+    while (n < d) n *= 2;
+    for (int i = threadIdx.x; i < n; i += blockDim.x)
+        words[i] = i < d ? Word<Real>::of(p[i], i) : Word<Real>::last();
+    sort_words(words, n);
 }

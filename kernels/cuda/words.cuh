@@ -23,6 +23,10 @@ struct Word<float> {
     __device__ static Word last() { return {~u64(0)}; }
     __device__ bool operator<(const Word& other) const { return bits < other.bits; }
     __device__ int index() const { return int(~u32(bits)); }
+    __device__ float score() const {
+        const int b = int(u32(bits >> 32) ^ 0x80000000u);
+        return bits::bits_float(b ^ (b >> 31 & 0x7FFFFFFF));
+    }
     // Byte k, the highest first.
     __device__ int byte(int k) const { return int(bits >> (56 - 8 * k) & 0xFF); }
     __device__ Word from_lane(int lane_xor) const {
@@ -48,6 +52,10 @@ struct Word<double> {
         return key < other.key || (key == other.key && low < other.low);
     }
     __device__ int index() const { return int(~low); }
+    __device__ double score() const {
+        const i64 b = i64(key ^ 0x8000000000000000u);
+        return bits::bits_float(b ^ (b >> 63 & 0x7FFFFFFFFFFFFFFF));
+    }
     __device__ int byte(int k) const {
         return k < 8 ? int(key >> (56 - 8 * k) & 0xFF) : int(low >> (88 - 8 * k) & 0xFF);
     }

@@ -7,6 +7,7 @@ here keeps the two apart.
 
 from __future__ import annotations
 
+import sys
 import types
 from contextlib import nullcontext
 from typing import Any
@@ -159,6 +160,14 @@ class Device:
 
 def _launcher(compiled: Any):
     return lambda grid, block, arguments: compiled(grid, block, [_unwrap(a) for a in arguments])
+
+
+def stand_in(device, monkeypatch):
+    """Let the simulated device be CuPy's current one."""
+    monkeypatch.setitem(sys.modules, "cupy", device.xp)
+    current = types.ModuleType("dpo.kernels.cuda.device")
+    current.current = lambda: device
+    monkeypatch.setitem(sys.modules, "dpo.kernels.cuda.device", current)
 
 
 ndarray.__module__ = "cupy"

@@ -61,8 +61,8 @@ SIMT_UNCHECKED void describe_struct(char*& text) {
         const auto& [a, b, c, d, e, f, g, h] = x;
         describe_fields(text, a, b, c, d, e, f, g, h);
     } else {
-        const auto& [a, b, c, d, e, f, g, h, i, j, k, l] = x;
-        describe_fields(text, a, b, c, d, e, f, g, h, i, j, k, l);
+        const auto& [a, b, c, d, e, f, g, h, i, j, k, l, m] = x;
+        describe_fields(text, a, b, c, d, e, f, g, h, i, j, k, l, m);
     }
     text += sprintf(text, ") ");
 }

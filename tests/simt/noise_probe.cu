@@ -31,7 +31,7 @@ __global__ void samples(const u32* seed, const u32* directions, int digits, u32 
                         int n, Real scale, Real* z, Real* s, Real* again) {
     const int m = blockIdx.x * blockDim.x + threadIdx.x;
     if (m >= n) return;
-    const Noise<Draw> noise = {{seed[0], seed[1]}, row, directions, digits};
+    const Noise<Draw> noise = {{seed[0], seed[1]}, row, 0, directions, digits};
     for (int q = 0; q < quads; ++q) {
         const Quad<Real> a = noise.decision(q, m);
         const Quad<Real> b = noise.scores(q, m, {{scale, scale, scale, scale}});
