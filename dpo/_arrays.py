@@ -27,7 +27,7 @@ _COMPUTE = {
     "bfloat16": np.float32,
 }
 _DL_CPU, _DL_CUDA = 1, 2  # device types of DLPack
-_MAX_COORDINATES = 2**31 - 1  # a winner is one int32
+_MAX_COORDINATES = 2**31 - 2**10  # a winner is one int32, and so is the end of a loop's last step
 _NATIVE = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
@@ -62,7 +62,7 @@ def as_scores(x: Any, name: str, event_ndim: int = 1) -> Scores:
             f"{name} must have at least one coordinate on {axes}, got shape {array.shape}"
         )
     if d > _MAX_COORDINATES:
-        raise ValueError(f"{name} may have at most 2**31 - 1 coordinates an instance, got {d}")
+        raise ValueError(f"{name} may have at most 2**31 - 1024 coordinates an instance, got {d}")
     batch = array.shape[:-event_ndim]
     rows = namespace(array).ascontiguousarray(array).reshape(math.prod(batch), d)
     if _has_nan(rows):

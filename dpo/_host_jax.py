@@ -16,7 +16,7 @@ from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ._device import namespace
+from ._device import namespace, require_cupy
 
 
 class Host(NamedTuple):
@@ -24,8 +24,8 @@ class Host(NamedTuple):
 
     fun: Callable[..., tuple[np.ndarray, ...]]
     shapes: tuple[tuple[tuple[int, ...], np.dtype], ...]
-    on_gpu: bool = False
-    """Whether it takes CuPy's arrays, too."""
+    takes_cupy: bool = False
+    """Whether it takes CuPy's arrays, and is called on a GPU where a program runs there."""
 
 
 host_p = Primitive("dpo_host")
@@ -34,6 +34,9 @@ host_p.multiple_results = True
 
 def _run(*arrays, host: Host, lead: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """The function; ``lead`` axes of every operand are ``vmap``'s, whose instances stand alone."""
+    if not lead:
+        parts = zip(host.fun(*arrays), host.shapes, strict=True)
+        return tuple(part.astype(dtype, copy=False) for part, (_, dtype) in parts)
     xp = namespace(arrays[0])
     results = [xp.empty(lead + shape, dtype) for shape, dtype in host.shapes]
     for index in np.ndindex(lead):
@@ -80,8 +83,9 @@ def _lowered(context, *operands, **parameters):
 
 
 def _lowered_for_gpu(context, *operands, host: Host, lead: tuple[int, ...]):
-    if not host.on_gpu:
+    if not host.takes_cupy:
         return _lowered(context, *operands, host=host, lead=lead)
+    require_cupy("theta", "a GPU")
     run = ft.partial(_run, host=host, lead=lead)
     return mlir.lower_fun(_in_buffers, multiple_results=True)(
         context, *operands, run=run, results=context.avals_out

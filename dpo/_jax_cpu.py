@@ -1,8 +1,8 @@
 """What training calls, compiled into JAX programs on the CPU: no Python, no interpreter lock.
 
-An operation with independent samples and one temperature a row becomes a call of an XLA handler
-(``_jax_ffi.py``). A handler launches the kernels of ``kernels/cpu``, in the machine code that
-NumPy's calls have compiled (``_jax_cpu_kernels.py``), on XLA's own threads
+An operation with independent samples, or pairs of them, and one temperature a row becomes a call of
+an XLA handler (``_jax_ffi.py``). A handler launches the kernels of ``kernels/cpu``, in the machine
+code that NumPy's calls have compiled (``_jax_cpu_kernels.py``), on XLA's own threads
 (``_jax_cpu_threads.py``), and repeats around them the float64 arithmetic of the engine
 (``_jax_cpu_handler.py``): the bits are NumPy's. Whatever it cannot vouch for (a NaN, a bad seed or
 temperature, a target that may be none) is shown to Python, which raises what a call of the layer
@@ -35,7 +35,7 @@ from ._jax_cpu_handler import WRITES
 from ._jax_cpu_kernels import form, kernel_index, load_kernel, module
 from ._noise import as_noise
 from ._oracles import Argmax, Ranks, ShortestPath, TopK
-from .kernels.codes import FEW, Draws, Problem
+from .kernels.codes import ANTITHETIC, FEW, INDEPENDENT, Draws, Problem
 from .kernels.cpu import launch
 from .kernels.cpu._jit import source_stamp
 from .kernels.cpu.argmax_rows import fills_lanes
@@ -132,13 +132,15 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
     if by_jacobian and calls * _outer_bytes(rows, d) > _OUTER_BYTES:
         return None  # Python goes through such sums a block at a time
     family = as_noise(layer.noise).family
-    draws = Draws(family, (0, 0), m)
+    paired = layer.variance_reduction == "antithetic" and m > 1
+    draws = Draws(family, (0, 0), m, ANTITHETIC if paired else INDEPENDENT)
     kernel = _kernel(spec, problem, draws, rows, d, theta.dtype, by_jacobian)
     memo_words, solution_words = 0, 1
-    centred = layer.variance_reduction == "loo"
+    centred = layer.variance_reduction != "none"
     keeps_samples = are_samples(spec.kept, draws, centred, d, theta.dtype)
     if _recalls(spec) and not by_jacobian and not keeps_samples:
-        memo_words, solution_words = _memo(spec, problem, draws, rows, d, theta.dtype)
+        given = problem, draws, centred, rows, d, theta.dtype
+        memo_words, solution_words = _memo(spec, *given)
     handler = registered(kernel, _written(spec.operation), theta.dtype.name)
     ns_per_coordinate = getattr(module(kernel), "NS_PER_COORDINATE", 1.0)
     parameters = Parameters(
@@ -149,6 +151,7 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         family=family,
         num_samples=m,
         centred=centred,
+        paired=paired,
         words=seeds.shape[-1] if seeds.ndim > mapped else 1,
         by_theta="theta" in spec.slopes,
         by_epsilon="epsilon" in spec.slopes,
@@ -192,7 +195,7 @@ def _serves(spec: Spec, theta, seeds, offsets, epsilon, *arrays) -> bool:
         and type(oracle) in (Argmax, TopK, Ranks, ShortestPath)
         and isinstance(layer.num_samples, int)
         and layer.perturbation == "additive"
-        and layer.variance_reduction in ("loo", "none")
+        and layer.variance_reduction != "qmc"
         and isinstance(as_noise(layer.noise).family, int)
         and theta.dtype in (np.float32, np.float64)
         and all(x.dtype == theta.dtype for x in (epsilon, *arrays))
@@ -225,6 +228,8 @@ def _kernel(
 ) -> str:
     """What an operation launches: see ``kernels/cpu/launch.py``."""
     if problem.oracle == "argmax":
+        if draws.design != INDEPENDENT:
+            return "argmax_dense"
         if by_jacobian and dtype == np.float32:
             return "argmax_jacobian"
         if by_jacobian or _written(spec.operation) == "product":
@@ -235,11 +240,13 @@ def _kernel(
     return "topk_sparse" if sparse else problem.oracle
 
 
-def _memo(spec: Spec, problem: Problem, draws: Draws, rows: int, d: int, dtype) -> tuple[int, int]:
+def _memo(
+    spec: Spec, problem: Problem, draws: Draws, centred: bool, rows: int, d: int, dtype
+) -> tuple[int, int]:
     """Words of the memo of a call, 0 where it has none, and of a solution in it."""
     of_a_row = problem, np.empty((1, 1)), draws, d, dtype  # one temperature a row
     words = rows * launch.memo_words(*of_a_row)
-    of_mean = mean_words(draws, spec.layer.variance_reduction == "loo", d)
+    of_mean = mean_words(draws, centred, d)
     if spec.kept:
         has_memo = spec.kept > of_mean
     else:  # an adjoint that decides first

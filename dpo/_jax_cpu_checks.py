@@ -144,9 +144,17 @@ def _oracle(p: Parameters, integers: np.ndarray) -> Oracle:
     return Ranks() if name == "ranks" else Argmax()
 
 
+def _layer(p: Parameters, oracle: Oracle) -> Perturbed:
+    """The layer of a call, as far as values and complaints depend on it; at temperature 1."""
+    noise = next(n for n in (Normal(), Gumbel(), Logistic()) if n.family == p.family)
+    design = "antithetic" if p.paired else "loo"
+    layer = Perturbed(oracle, num_samples=p.num_samples, noise=noise, variance_reduction=design)
+    return layer._at(1.0)
+
+
 def _complain(p: Parameters, oracle: Oracle, theta, seeds, offsets, epsilon, *arrays) -> None:
     """Raise what a call of the layer with these operands raises."""
-    layer = Perturbed(oracle, num_samples=p.num_samples)
+    layer = _layer(p, oracle)
     scores = as_scores(theta, "theta", oracle.event_ndim)
     check_temperatures(epsilon)
     for seed in seeds.reshape(p.calls, p.words):
@@ -164,15 +172,13 @@ def _complain(p: Parameters, oracle: Oracle, theta, seeds, offsets, epsilon, *ar
 def _again(p: Parameters, oracle: Oracle, theta, seeds, offsets, epsilon, *arrays, **spec) -> tuple:
     """An operation of the layer's, by NumPy; ``spec`` are fields of a ``Spec``."""
     event = theta.shape[theta.ndim - oracle.event_ndim :]
-    noise = next(n for n in (Normal(), Gumbel(), Logistic()) if n.family == p.family)
-    layer = Perturbed(oracle, num_samples=p.num_samples, noise=noise)._at(1.0)
     return run(
         theta.reshape(p.calls, p.rows, *event),
         seeds.reshape((p.calls, 2) if p.words == 2 else p.calls),
         offsets.reshape(p.calls, 2),
         epsilon.reshape(p.calls, p.rows, *(1 for _ in event)),
         *(x.reshape(p.calls, p.rows, *event) for x in arrays),
-        spec=Spec(layer=layer, axes=1 + len(event), **spec),
+        spec=Spec(layer=_layer(p, oracle), axes=1 + len(event), **spec),
     )
 
 

@@ -39,7 +39,9 @@ class Parameters(NamedTuple):
     family: int
     num_samples: int
     centred: int
-    """Whether derivatives leave one sample out."""
+    """Whether derivatives leave one sample out, or one pair."""
+    paired: int
+    """Whether samples come in pairs."""
     words: int
     """Of a seed: 1 or 2."""
     by_theta: int
@@ -218,4 +220,5 @@ def first_of(frame, p, call):
     row, good = integer(offsets, 2 * call)
     sample, too = integer(offsets, 2 * call + 1)
     too = too and sample <= np.uint64(LOW + 1 - p.num_samples)
+    too = too and sample & np.uint64(p.paired) == np.uint64(0)
     return row, sample, good and too and row <= np.uint64(LOW)

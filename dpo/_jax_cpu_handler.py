@@ -12,6 +12,7 @@ from numba import carray, njit
 from ._jax_cpu_checks import NOTHING, RAISED, UNKNOWN, explain, opening
 from ._jax_cpu_frames import (
     ADJOINT,
+    ARGMAX,
     ENTROPY,
     EPSILON_ADJOINT,
     GRID_PATH,
@@ -38,7 +39,9 @@ from ._jax_cpu_kernels import BY_ROWS, FUSED, Launch, address
 from ._jax_cpu_threads import num_threads, share
 from .kernels.codes import (
     ADDITIVE,
+    ANTITHETIC,
     FEW,
+    INDEPENDENT,
     JACOBIAN,
     JVP,
     MAXIMUM,
@@ -53,7 +56,7 @@ from .kernels.cpu.arrays import contract_sums
 from .kernels.cpu.fused import copy_row
 from .kernels.cpu.kept import add_kept
 from .kernels.cpu.simd import LANES
-from .kernels.cpu.small import Samples, adjoint, is_loo, means, row_sum
+from .kernels.cpu.small import Samples, adjoint, divisor, is_loo, means, row_sum
 from .kernels.cpu.tasks import add_strands, parts_of, rows_together
 from .kernels.cpu.threads import SMALL_CALL_NS
 from .kernels.noise import GUMBEL
@@ -119,7 +122,7 @@ def sign_of(p):
 @jitable
 def samples_of(p):
     """All rows, as the arithmetic of ``small.py`` takes them."""
-    return Samples(p.calls * p.rows, p.d, p.family, p.num_samples, p.centred)
+    return Samples(p.calls * p.rows, p.d, p.family, p.num_samples, p.centred, p.paired)
 
 
 # ----------------------------------------------------------------------------------------- launches
@@ -155,7 +158,9 @@ def launch(frame, p, c, operation, direction, mean, memo, samples, like):
     if by_oracle and not few and parts == 1:
         together = rows_together(p.rows, p.d, p.num_samples, num_threads())
     units = (p.rows + LANES - 1) // LANES if few else (p.rows + together - 1) // together * parts
-    kind = RACE if by_oracle and p.oracle == 0 and p.family == GUMBEL else ADDITIVE
+    race = by_oracle and p.oracle == ARGMAX and p.family == GUMBEL and operation != MAXIMUM
+    kind = RACE if race else ADDITIVE
+    design = ANTITHETIC if p.paired != 0 else INDEPENDENT
     weighting = SCALE_SCORE if by_scale(p) else SCORE
     memo_words, keeps = p.memo_words if memo.size > 0 else 0, samples[0].size > 0
     solutions = address_of(samples[0]) if keeps else word(0)
@@ -175,6 +180,7 @@ def launch(frame, p, c, operation, direction, mean, memo, samples, like):
         kind=word(kind),
         weighting=word(weighting),
         num_samples=p.num_samples,
+        design=word(design),
         slots=word(slots),
         size=word(size),
         memo_words=word(memo_words),
@@ -360,6 +366,21 @@ def centre_scores(theta, scores):
 
 
 @jitable
+def pull_of(s):
+    """What a pair is pulled by its own mean, which is left out: as ``kernels/cpu/kept.py``."""
+    return 1.0 / max(s.num_samples - 2, 1) if s.paired != 0 and s.num_samples > 2 else 0.0
+
+
+@jitable
+def weigh_ones(mean, s):
+    """The mean as ``Sampler._weight_of_ones``: of pairs, of all but the own."""
+    if s.paired != 0 and is_loo(s):
+        for b in range(s.rows):
+            for i in range(s.d):
+                mean[b, i] = mean[b, i] * s.num_samples / (s.num_samples - 2)
+
+
+@jitable
 def sums_of_jacobian(frame, p, c, mean, like):
     """``v^T sum (y - mean) s^T`` of every row."""
     s = samples_of(p)
@@ -375,6 +396,7 @@ def sums_of_jacobian(frame, p, c, mean, like):
         outer = sums.reshape((s.rows, p.d + 1, p.d))
         if is_loo(s):
             means(counts, s, mean)
+    weigh_ones(mean, s)
     contract_sums(c.beside, mean, outer, totals)
     return done, totals
 
@@ -396,7 +418,8 @@ def sums_of_vjp(frame, p, c, mean, like):
             centre[b, i] = mean[b, i]
     if p.keeps_samples and not by_scale(p):
         totals = np.empty((s.rows, s.d))
-        add_kept(samples[0], samples[1], c.beside, centre, like.dtype.type(0.0), totals)
+        pull = like.dtype.type(pull_of(s))
+        add_kept(samples[0], samples[1], c.beside, centre, pull, totals)
         return True, totals
     while True:  # one place that launches: it is compiled once
         done, counts, sums = launch(frame, p, c, operation, c.beside, centre, memo, samples, like)
@@ -459,8 +482,9 @@ def write_product(frame, p, c, like):
     done, counts, sums = launch(frame, p, c, word(JVP), direction, c.theta, memo, samples, like)
     if is_loo(s):
         means(counts, s, mean)
+        weigh_ones(mean, s)
     for b in range(s.rows):
-        scale = sign_of(p) / np.float64(c.epsilons[b]) / (p.num_samples - is_loo(s))
+        scale = sign_of(p) / np.float64(c.epsilons[b]) / divisor(s)
         for i in range(p.d):
             product[b, i] = (sums[b, 0, i] - mean[b, i] * sums[b, 0, p.d]) * scale
     return asked(done)

@@ -17,7 +17,7 @@ from numba import carray, types
 from numba.core import cgutils
 
 from ._jax_cpu_frames import OPTIONS, intrinsic, pointer, to_tuple, words
-from .kernels.codes import INDEPENDENT
+from .kernels.codes import ANTITHETIC
 from .kernels.cpu._jit import jitable
 from .kernels.cpu.simd import LANES
 from .kernels.cpu.threads import num_threads_address
@@ -184,6 +184,8 @@ class Launch(NamedTuple):
     weighting: int
     """By which scores of it derivatives are weighed, for ``FUSED``."""
     num_samples: int
+    design: int
+    """Of samples, for ``FUSED``."""
     slots: int
     size: int
     """Of a unit's sums."""
@@ -280,6 +282,8 @@ def run_units(w, call, begin, end, like):
     scale = carray(scales_at, (w.rows, 1), like.dtype)
     places = carray(pointer(w.places), (w.rows, 2), np.int64)
     no_directions = carray(scales_at, (0, 0), np.uint32)
+    pulls = w.design == ANTITHETIC and w.num_samples > 2
+    pull = like.dtype.type(1.0 / max(w.num_samples - 2, 1) if pulls else 0.0)
     samples, before = (w.num_samples, w.d), first * w.num_samples * w.d
     solutions = carray(
         pointer(w.solutions + before * 4), (w.rows if w.solutions != 0 else 0, *samples), np.int32
@@ -292,9 +296,9 @@ def run_units(w, call, begin, end, like):
         (
             w.few != 0, begin, end, (w.parts, w.together), w.operation,
             (
-                (w.family, w.kind, np.int64(INDEPENDENT), w.weighting), key,
+                (w.family, w.kind, w.design, w.weighting), key,
                 no_directions, theta, scale, ids, (w.num_samples, sample), direction, mean,
-                like.dtype.type(0.0), options, places,
+                pull, options, places,
             ),
             memo, solutions, scores, carray(counts_at, (units, 1, w.d), np.int64), sums,
         ),

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from ._arrays import INSTEAD_OF_NAN, as_scores, compute_dtype
+from ._arrays import INSTEAD_OF_NAN, Scores, compute_dtype, kind_of
 from ._checks import is_traced
 from ._device import as_host
 from ._host_jax import Host, host_p
@@ -23,7 +23,7 @@ from ._jax_operands import as_offsets, as_temperature_operand, as_words, varying
 from ._noise import Gumbel
 from ._oracles import Argmax, TopK
 from ._seeds import as_place, as_seed
-from ._shards import MOST_COORDINATES, Shard, check_layer, keep_best
+from ._shards import MOST_COORDINATES, Shard, check_layer, kernels_for
 
 if TYPE_CHECKING:
     from ._perturbed import Perturbed
@@ -119,7 +119,10 @@ def _varies(x, axis) -> bool:
 def _shard(spec: Spec, theta, epsilon, words, offsets, first) -> Shard:
     words, offsets = as_host(words), as_host(offsets)
     place = as_place(as_seed(words if words.ndim else int(words), "jax"), *map(int, offsets))
-    return Shard.of(spec.layer._at(epsilon), as_scores(theta, "theta"), place, int(first))
+    rows, batch = theta.reshape(spec.rows, -1), spec.shape[:-1]
+    # The program has looked for NaN, and puts results into its own buffers.
+    scores = Scores(rows, spec.shape, batch, kind_of(theta), lambda out: out)
+    return Shard.of(spec.layer._at(epsilon), scores, place, int(first))
 
 
 def _best(spec: Spec, bad, largest, *operands):
@@ -134,7 +137,7 @@ def _merge(spec: Spec, values, numbers):
     values, numbers = (
         np.moveaxis(x, 0, -2).reshape(*spec.decided[:2], -1) for x in (values, numbers)
     )
-    return keep_best(values, numbers, spec.k)
+    return kernels_for(values).merged(values, numbers.astype(np.int64), spec.k)
 
 
 def _mean(spec: Spec, winners, *operands):
@@ -185,7 +188,7 @@ def _called(fun, spec: Spec, results, *operands):
     Results of a callback count as equal on all devices, unless one says that they vary.
     """
     shapes = tuple((shape, np.dtype(dtype)) for shape, dtype in results)
-    host = Host(ft.partial(fun, spec), shapes, on_gpu=True)
+    host = Host(ft.partial(fun, spec), shapes, takes_cupy=True)
     varying = [jax.typeof(x).manual_axis_type.varying for x in operands]
     axes = tuple(frozenset().union(*varying))
     returned = host_p.bind(*operands, host=host, lead=())

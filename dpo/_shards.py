@@ -32,6 +32,7 @@ from ._device import is_host, namespace
 from ._engine import Sampler
 from ._oracles import Argmax, TopK
 from ._seeds import Place
+from .kernels.codes import NO_COORDINATE
 from .kernels.noise import GUMBEL
 
 if TYPE_CHECKING:
@@ -39,10 +40,9 @@ if TYPE_CHECKING:
 
 MOST_COORDINATES = 2**32 - 4
 """Of all shards: a coordinate's number is one word, and the last four words are no coordinate."""
-_NOBODY = 2**32 - 1
-"""The number of a coordinate that does not exist; the value of it is -inf."""
 _LOW = 2**32 - 1
-_BLOCK = 2**16
+_HOST_BLOCK, _DEVICE_BLOCK = 2**16, 2**22
+"""Scores that passes over them take at a time, for which a shard need have no room."""
 
 
 def check_layer(layer: Perturbed) -> None:
@@ -95,7 +95,7 @@ class Shard(NamedTuple):
 
     def largest(self) -> np.ndarray:
         """The largest finite score, (rows,); -inf if there is none."""
-        return self._kernels.largest_scores(self.sampler.theta)
+        return kernels_for(self.sampler.theta).largest_scores(self.sampler.theta)
 
     def best(self, largest: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The k best coordinates of every sample, (rows, M, k): values and numbers.
@@ -104,49 +104,42 @@ class Shard(NamedTuple):
         """
         s = self.sampler
         given = s.problem, s.theta, s.epsilon, s.draws, largest
-        values, numbers = self._kernels.best(*given, **self._precision)
+        values, numbers = kernels_for(s.theta).best(*given, **self._precision)
         values += 0.0  # -0 is equal to 0, and so must be its bits
         missing = self.k - values.shape[2]
-        if missing < 0:
-            values, numbers = keep_best(values, numbers, self.k)
-        if missing > 0:
+        if missing:
             room = (0, 0), (0, 0), (0, missing)
             values = np.pad(values, room, constant_values=-np.inf)
-            numbers = np.pad(numbers, room, constant_values=_NOBODY)
+            numbers = np.pad(numbers, room, constant_values=NO_COORDINATE)
         return values, numbers
 
     def mean(self, winners: np.ndarray) -> np.ndarray:
         """This shard's part of ``ybar``, (rows, d) in the dtype of scores."""
-        theta = self.sampler.theta
-        own, place = self._own(winners)
-        place += theta.shape[1] * self._row
-        chosen, counts = np.unique(place[own], return_counts=True)
-        mean = self._xp.zeros(theta.size, theta.dtype)  # mostly 0: winners are few
-        mean[chosen] = counts / self.sampler.num_samples
-        return mean.reshape(theta.shape)
+        s = self.sampler
+        return kernels_for(s.theta).mean_of(winners, s.draws.coordinate_offset, s.theta)
 
     def projections(self, v: np.ndarray, winners: np.ndarray) -> np.ndarray:
         """``<v, y_m>`` over the coordinates of this shard, (rows, M) in the dtype of scores."""
-        own, place = self._own(winners)
-        return np.where(own, v[self._row, place], v.dtype.type(0)).sum(-1)
+        return kernels_for(v).projections(v, winners, self.sampler.draws.coordinate_offset)
 
     def vjp(self, projections: np.ndarray) -> np.ndarray:
-        """This shard's part of ``v^T J``, (rows, d) float64, from ``<v, y_m>`` over all shards."""
+        """This shard's part of ``v^T J``, (rows, d), from ``<v, y_m>`` over all shards; float64, or
+        on a GPU in the dtype of scores."""
         s = self.sampler
         weights = projections
         if s._loo:  # <v, ybar> is the mean of <v, y_m>; exactly so where all of them are equal
             first = projections[:, :1].astype(np.float64)
             centre = first + (projections - first).mean(1, keepdims=True)
             weights = projections - centre.astype(projections.dtype)
-        sums = self._kernels.score_sums(s.draws, weights, s.theta.shape[1], **self._precision)
-        sums /= s._divisor * s.epsilon.astype(np.float64)
-        sums[np.isinf(s.theta)] = 0  # in place: a shard may fill the memory
-        return sums
+        given = s.theta, s.epsilon, s.draws, weights, s._divisor
+        return kernels_for(s.theta).vjp(*given, **self._precision)
 
     def _blocks(self) -> Iterator[slice]:
         """Some coordinates at a time: a shard may fill the memory."""
-        d = self.sampler.theta.shape[1]
-        return (slice(first, first + _BLOCK) for first in range(0, d, _BLOCK))
+        rows, d = self.sampler.theta.shape
+        scores = _HOST_BLOCK if is_host(self.sampler.theta) else _DEVICE_BLOCK
+        width = max(1, scores // max(1, rows))
+        return (slice(first, first + width) for first in range(0, d, width))
 
     def finite_scores(self) -> np.ndarray:
         """The sum of this shard's finite scores and how many they are, (rows, 2) float64."""
@@ -167,7 +160,7 @@ class Shard(NamedTuple):
         centre = totals[:, :1].astype(np.float64) / np.maximum(totals[:, 1:], 1)
         for block in self._blocks():
             scores = theta[:, block] - centre
-            scores[np.isinf(scores)] = 0
+            scores = np.where(np.isinf(scores), 0.0, scores)
             sums -= (product[:, block] * scores).sum(1)
         return sums / self.sampler.epsilon[:, 0].astype(np.float64)
 
@@ -177,7 +170,7 @@ class Shard(NamedTuple):
         total = self._xp.zeros(len(s.theta))
         for j in range(winners.shape[2]):
             given = s.theta, s.draws, place[:, :, j]
-            noise = self._kernels.noise_at(*given, **self._precision)
+            noise = kernels_for(s.theta).noise_at(*given, **self._precision)
             noise = np.where(own[:, :, j], noise, noise.dtype.type(0))
             total += noise.sum(1, dtype=np.float64)
         return total / s.num_samples
@@ -187,7 +180,7 @@ class Shard(NamedTuple):
         s = self.sampler
         own, place = (x[:, :, 0] for x in self._own(winners))
         given = s.theta, s.epsilon, s.draws, place
-        values = self._kernels.perturbed_scores(*given, **self._precision)
+        values = kernels_for(s.theta).perturbed_scores(*given, **self._precision)
         return np.where(own, values, values.dtype.type(0))
 
     def maximum(self, values: np.ndarray) -> np.ndarray:
@@ -207,25 +200,21 @@ class Shard(NamedTuple):
         return namespace(self.sampler.theta)
 
     @property
-    def _row(self) -> np.ndarray:
-        """The number of every row, (rows, 1, 1)."""
-        return self._xp.arange(len(self.sampler.theta))[:, None, None]
-
-    @property
-    def _kernels(self):
-        """Of the scores' device. Importing those of the CPU imports Numba: not before a call."""
-        if is_host(self.sampler.theta):
-            from .kernels.cpu import shard
-
-            return shard
-        from .kernels.cuda import shard as shard_on_gpu
-
-        return shard_on_gpu
-
-    @property
     def _precision(self) -> dict[str, str]:
         """What kernels of a GPU are told besides."""
         return {} if is_host(self.sampler.theta) else {"precision": self.sampler.precision}
+
+
+def kernels_for(array: np.ndarray):
+    """The module of kernels for shards where an array is. Importing the CPU's imports Numba, so not
+    before the first call."""
+    if is_host(array):
+        from .kernels.cpu import shard
+
+        return shard
+    from .kernels.cuda import shard as shard_on_gpu
+
+    return shard_on_gpu
 
 
 # ---------------------------------------------------------------------------------------- merging
@@ -246,16 +235,3 @@ def unpacked(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values and numbers from ``packed``."""
     order = (words >> 32).astype(np.int32)
     return (order ^ (order >> 31 & 0x7FFFFFFF)).view(np.float32), _LOW - (words & _LOW)
-
-
-def keep_best(values: np.ndarray, numbers: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of the best of all shards, which are joined in order along the last axis.
-
-    Lowest number first among equals; the result is in the order of numbers, too.
-    """
-    kth = -np.partition(-values, k - 1, axis=-1)[..., k - 1 : k]
-    above, ties = values > kth, (values == kth) & (numbers != _NOBODY)
-    room = k - above.sum(-1, keepdims=True)
-    chosen = above | (ties & (np.cumsum(ties, axis=-1) <= room))
-    shape = (*values.shape[:-1], k)
-    return values[chosen].reshape(shape), numbers[chosen].reshape(shape)

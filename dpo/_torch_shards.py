@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from typing import Any, NamedTuple
 
@@ -14,14 +15,14 @@ from ._arrays import as_scores
 from ._device import as_host, beside, is_host, launching_on, namespace
 from ._perturbed import Perturbed
 from ._seeds import as_place, as_seed
-from ._shards import MOST_COORDINATES, Shard, check_layer, keep_best, packed, unpacked
+from ._shards import MOST_COORDINATES, Shard, check_layer, kernels_for, packed, unpacked
 from ._torch import as_tensor, on_its_device, once, summed, to_array
 
 
 def coordinates_sharded(layer: Perturbed, theta: Tensor, *, seed, of: str, row_offset, group):
     """See ``distributed.py``."""
-    with launching_on(theta, "torch"):
-        shard = _agreed(layer, theta, seed, row_offset, group)
+    with contextlib.ExitStack() as stack:
+        shard = _agreed(layer, theta, seed, of, row_offset, group, stack)
         epsilon = layer.epsilon if isinstance(layer.epsilon, Tensor) else None
         return (_Value if of == "value" else _Maximum).apply(theta, epsilon, shard, group)
 
@@ -37,10 +38,18 @@ _SAME = {
 """What processes have in common: the columns of ``_agreed``'s facts."""
 
 
-def _agreed(layer: Perturbed, theta: Tensor, seed, row_offset, group) -> Shard:
-    """This process's shard. What is wrong with any process's is raised in all: none waits."""
-    shard, error, facts = None, None, np.zeros(9, np.int64)
+def _agreed(
+    layer: Perturbed, theta: Tensor, seed, of: str, row_offset, group, stack: contextlib.ExitStack
+) -> Shard:
+    """This process's shard. What is wrong with any process's is raised in all: none waits.
+
+    The GPU and the stream of a tensor are entered here, which CuPy is needed for.
+    """
+    shard, error, facts = None, None, np.zeros(10, np.int64)
+    if theta.is_cuda:
+        stack.enter_context(torch.cuda.device(theta.device))  # objects travel by the current one
     try:
+        stack.enter_context(launching_on(theta, "torch"))
         check_layer(layer)
         words = as_seed(seed, "torch")
         place = as_place(words, row_offset, 0)
@@ -48,8 +57,9 @@ def _agreed(layer: Perturbed, theta: Tensor, seed, row_offset, group) -> Shard:
         learns = getattr(layer.epsilon, "requires_grad", False)
         temperatures = zlib.crc32(as_host(shard.sampler.epsilon).tobytes())
         rows, d = shard.sampler.theta.shape
-        facts[:] = 1, rows, d, *words, place.row_offset, temperatures, learns, theta.is_cuda
-    except (TypeError, ValueError, NotImplementedError, ImportError) as problem:
+        places = place.row_offset, temperatures, learns, theta.is_cuda
+        facts[:] = 1, rows, d, *words, *places, _digest(shard, theta, of)
+    except Exception as problem:  # whatever it is, others must not wait
         error = problem
     every = _said(facts, group)
     if error is not None:
@@ -58,6 +68,14 @@ def _agreed(layer: Perturbed, theta: Tensor, seed, row_offset, group) -> Shard:
     offsets = _checked(every, shard.k)
     draws = shard.sampler.draws._replace(coordinate_offset=offsets[dist.get_rank(group)])
     return shard._replace(sampler=shard.sampler._replace(draws=draws))
+
+
+def _digest(shard: Shard, theta: Tensor, of: str) -> int:
+    """Of what a call has to have in common with the others' beside its operands."""
+    s, family = shard.sampler, shard.sampler.draws.family
+    noise = family if isinstance(family, int) else zlib.crc32(family.table(np.float64).tobytes())
+    same = s.problem.oracle, shard.k, noise, s.num_samples, s.centred, s.precision, theta.dtype, of
+    return zlib.crc32(repr(same).encode())
 
 
 def _checked(every: np.ndarray, k: int) -> list[int]:
@@ -69,6 +87,11 @@ def _checked(every: np.ndarray, k: int) -> list[int]:
             raise ValueError(
                 f"{name} must be the same in every process, got {every[:, column].tolist()}"
             )
+    if (every[:, 9] != every[0, 9]).any():
+        raise ValueError(
+            "the layer (its oracle, noise, num_samples, variance_reduction and precision), theta's "
+            "dtype and of= must be the same in every process"
+        )
     if (every[:, 3:5] != every[0, 3:5]).any():
         raise ValueError("seed must be the same in every process")
     if (every[:, 6] != every[0, 6]).any():
@@ -158,7 +181,7 @@ def _decide(shard: Shard, group) -> _Decided:
     values, numbers = shard.best(largest)
     if shard.sampler.problem.oracle == "topk":
         values, numbers = (np.concatenate(_gathered(x, group), -1) for x in (values, numbers))
-        return _Decided(*keep_best(values, numbers, shard.k))
+        return _Decided(*kernels_for(values).merged(values, numbers, shard.k))
     if values.dtype == np.float32:
         return _Decided(*unpacked(_largest(packed(values, numbers), group)))
     best = _largest(values, group)

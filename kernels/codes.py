@@ -62,6 +62,10 @@ class Problem(NamedTuple):
     where no kernel does, and ``places`` then holds the number of every row."""
 
 
+NO_COORDINATE = 2**32 - 1
+"""The number of a coordinate that does not exist, in lists of the best; its value is -inf."""
+
+
 class Draws(NamedTuple):
     """Which noise: everything but the scores and their temperature."""
 
@@ -84,7 +88,7 @@ class Draws(NamedTuple):
     def first_quad(self) -> int:
         """The Philox block of the first coordinate. Raises where there is none of its own."""
         quad, rest = divmod(self.coordinate_offset, 4)
-        if rest or quad < 0:
+        if rest or not 0 <= quad < 2**32:
             raise ValueError(
                 "coordinate_offset must be a multiple of 4, the coordinates of a block of words, "
                 f"got {self.coordinate_offset}: let every shard but the last hold a multiple of 4"

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simt.cupy
+from dpo.kernels.codes import NO_COORDINATE
+from dpo.kernels.cpu import shard as cpu
+from dpo.kernels.cuda import shard as cuda
 from helpers import adversarial_scores
 
 import dpo
@@ -36,13 +39,7 @@ def cases():
     for name, oracle in ORACLES.items():
         for noise in ("normal", "gumbel", "logistic"):
             for dtype in ("float32", "float64"):
-                for samples, centring in (
-                    (5, "loo"),
-                    (1, "loo"),
-                    (64, "loo"),
-                    (300, "loo"),
-                    (300, "none"),
-                ):
+                for samples, centring in SAMPLES:
                     layer = dpo.Perturbed(
                         oracle, noise, num_samples=samples, variance_reduction=centring
                     )
@@ -142,6 +139,12 @@ def everything(rank, results):
     learned = torch.nn.Parameter(torch.tensor(0.5))
     own = dpo.Perturbed(epsilon=learned if rank else 0.5)
     refused("whether epsilon is learned must be the same", layer=own)
+    for other in (
+        {"noise": "gumbel"}, {"num_samples": 9}, {"oracle": dpo.TopK(2)},
+        {"variance_reduction": "none"}, {"noise": "laplace"},
+    ):  # fmt: skip
+        refused("the layer .* must be the same", layer=dpo.Perturbed(**(other if rank else {})))
+    refused("theta's dtype and of= must be the same", of="max" if rank else "value")
     refused("epsilon must be the same", layer=dpo.Perturbed(epsilon=0.5 + rank))
     refused("of must be", of="jacobian")
     for bad, message in (
@@ -468,6 +471,10 @@ def test_four_devices_decide_what_one_does(script):
 # --------------------------------------------------------------------------------------- merging
 
 
+def on_simulator(values, numbers, k):
+    return cuda.merged(values, numbers, k, device=simt.Simulator())
+
+
 def test_packed_words_are_in_the_order_of_decisions():
     values = np.array([-np.inf, -3e38, -1e-40, 0.0, 1e-40, 2.0, np.inf], np.float32)
     numbers = np.array([0, 1, 2**31, 2**32 - 5])
@@ -478,14 +485,15 @@ def test_packed_words_are_in_the_order_of_decisions():
         np.testing.assert_array_equal(given, back)
 
 
-def test_the_best_of_joined_lists():
+@pytest.mark.parametrize("merged", [cpu.merged, on_simulator], ids=["CPU", "GPU"])
+def test_the_best_of_joined_lists(merged):
     rng = np.random.default_rng(0)
     values = rng.integers(0, 4, (50, 3, 12)).astype(np.float32)
     values[values == 0] = -np.inf
     numbers = np.broadcast_to(np.arange(12) * 5, values.shape).copy()
-    numbers[..., 3:5] = _shards._NOBODY
+    numbers[..., 3:5] = NO_COORDINATE
     values[..., 3:5] = -np.inf
-    best, where = _shards.keep_best(values, numbers, 7)
+    best, where = merged(values, numbers, 7)
     order = np.lexsort((numbers, -values))[..., :7]
     expected = np.sort(np.take_along_axis(numbers, order, -1), -1)
     np.testing.assert_array_equal(where, expected)

@@ -217,7 +217,7 @@ def test_shards_of_the_coordinates_decide_what_the_whole_does(cupy, oracle, nois
         largest = np.stack([shard.largest() for shard in shards]).max(axis=0)
     lists = [s.best(largest) for s in shards]
     best = (np.concatenate([of[k] for of in lists], -1) for k in (0, 1))
-    _, winners = _shards.keep_best(*best, shards[0].k)
+    _, winners = _shards.kernels_for(theta).merged(*best, shards[0].k)
     mean = np.concatenate([s.mean(winners) for s in shards], -1)
     equal(mean, layer(theta, seed=7).get(), exactly=True)
     own = [s.projections(v[:, part], winners) for s, part in zip(shards, parts, strict=True)]

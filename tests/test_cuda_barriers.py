@@ -77,7 +77,10 @@ def run_shard(folder):
     theta[:, -40:] += 9  # join the list after it was cut
     arguments = Problem("topk", (2,)), theta, temperatures(theta, 0.5), draws("normal", 2)
     with mock.patch.object(shard, "WORKSPACE_BYTES", 1):
-        shard.best(*arguments, device=simt.Simulator(folder=folder))
+        best = shard.best(*arguments, device=simt.Simulator(folder=folder))
+        values = np.repeat(best.values, 20, axis=-1)
+        numbers = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
+        shard.merged(values, numbers, 3, device=simt.Simulator(folder=folder))
 
 
 @pytest.mark.parametrize("file, k", BARRIERS)

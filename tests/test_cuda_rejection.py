@@ -165,7 +165,7 @@ def prepared(theta, epsilon, noise, depth, precision="portable", device=None):
     """The call that a launch makes ready, and how noise meets scores in it."""
     device = device or simt.Simulator()
     call = calls.Call(Problem(), theta, epsilon, noise, codes.SCORE, precision, device)
-    kind = cuda._kind(call, VALUE)
+    kind = cuda.kind_for(call, VALUE)
     call.prepare(kind, depth)
     return call, kind
 

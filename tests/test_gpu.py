@@ -111,7 +111,7 @@ def alone_and_sharded(layer, theta, v, parts):
 
 
 def shared_out_on(rank, world, backend, store, folder):
-    """Every process's results of its own quarter of the coordinates, on one GPU."""
+    """Every process's results of its own part of the coordinates, on one GPU."""
     store = torch.distributed.FileStore(store, world)
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     generator, found = torch.Generator().manual_seed(0), {}

@@ -46,9 +46,10 @@ def handlers(f, *args):
 
 
 @pytest.mark.parametrize("shape", SMALL + LARGE, ids=str)
-@pytest.mark.parametrize("reduction", ["loo", "none"])
+@pytest.mark.parametrize("reduction", ["loo", "none", "antithetic"])
 def test_the_bits_of_numpy(shape, reduction, family, dtype):
     rows, d, m = shape
+    m += reduction == "antithetic" and m > 1 and m % 2
     theta, v, target = arrays(rows, d, dtype)
     epsilon = np.linspace(0.3, 0.9, rows, dtype=dtype)
     shared = dict(noise=family, num_samples=m, variance_reduction=reduction)
@@ -177,10 +178,11 @@ def test_targets_that_are_means_of_solutions_are_taken():
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 1), (3, 4, 5), (3, 4, 40), (6, 6, 40)], ids=str)
-@pytest.mark.parametrize("reduction", ["loo", "none"])
+@pytest.mark.parametrize("reduction", ["loo", "none", "antithetic"])
 def test_a_path_in_its_temperature(shape, reduction, family, dtype):
     """By the scores of the scale, which no other oracle's handler needs."""
     (*grid, m), rng = shape, np.random.default_rng(0)
+    m += reduction == "antithetic" and m > 1 and m % 2
     theta, v = rng.gamma(2, 1, (2, 5, *grid)).astype(dtype)
     theta[1, 1, 1] = np.inf
     epsilon = np.linspace(0.3, 0.8, 5, dtype=dtype)
@@ -296,12 +298,40 @@ def test_half_precision_has_the_bits_of_numpy(oracle, half):
     np.testing.assert_array_equal(by_theta, sign * (value - jnp.asarray(y)))
 
 
+@pytest.mark.parametrize("m", [1, 2, 6, 40])
+@pytest.mark.parametrize("oracle", ORACLES, ids=lambda o: type(o).__name__)
+def test_pairs_of_samples(oracle, m, family, dtype):
+    """Centred by the other pairs, with few samples and many."""
+    shape = (5, 3, 4) if isinstance(oracle, dpo.ShortestPath) else (5, 21)
+    theta, v = np.random.default_rng(0).gamma(2, 1, (2, *shape)).astype(dtype)
+    layer = dpo.Perturbed(
+        oracle, family, epsilon=0.3, num_samples=m, variance_reduction="antithetic"
+    )
+
+    def program(x, u, first):
+        value, pullback = jax.vjp(lambda x: layer(x, seed=WORDS, sample_offset=first), x)
+        pushed = jax.jvp(lambda x: layer(x, seed=WORDS, sample_offset=first), (x,), (u,))[1]
+        return value, pullback(u)[0], pushed, layer.max(x, seed=WORDS, sample_offset=first)
+
+    with jax.enable_x64(dtype == np.float64):
+        operands = jnp.asarray(theta), jnp.asarray(v), np.uint32(4)
+        names, text = handlers(program, *operands)
+        assert names and "callback" not in text
+        got = jax.jit(program)(*operands)
+    place = {"seed": SEED, "sample_offset": 4}
+    np.testing.assert_array_equal(got[0], layer(theta, **place))
+    np.testing.assert_array_equal(got[1], layer.vjp(theta, v, **place))
+    np.testing.assert_array_equal(got[2], layer.jvp(theta, v, **place))
+    np.testing.assert_array_equal(got[3], layer.max(theta, **place))
+
+
 def test_what_is_not_compiled():
     """Anything else is a callback."""
     for layer, compiled in (
         (dpo.Perturbed(num_samples=64), True),
         (dpo.Perturbed(dpo.TopK(2), num_samples=64), True),
-        (dpo.Perturbed(num_samples=64, variance_reduction="antithetic"), False),
+        (dpo.Perturbed(num_samples=64, variance_reduction="antithetic"), True),
+        (dpo.Perturbed(num_samples=64, variance_reduction="qmc"), False),
         (dpo.Perturbed(num_samples=64, epsilon=np.ones((1, 5))), False),
         (dpo.Perturbed(num_samples=64, noise="laplace"), False),
         (dpo.Perturbed(num_samples=dpo.Adaptive(0.1)), False),

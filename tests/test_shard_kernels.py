@@ -15,7 +15,7 @@ from dpo.kernels.cuda import launch as cuda_launch
 from dpo.kernels.cuda import shard as cuda
 from helpers import adversarial_scores, draws, temperatures
 
-from dpo import _shards, kernels
+from dpo import kernels
 
 OFFSET = 400
 
@@ -25,11 +25,16 @@ def shard(request):
     """The functions of a shard on the CPU, or on the simulator of a GPU."""
     if request.param == "cpu":
         return cpu
-    names = "largest_scores", "best", "perturbed_scores", "noise_at", "score_sums"
     device = simt.Simulator()
     return SimpleNamespace(
-        **{name: ft.partial(getattr(cuda, name), device=device) for name in names}
+        **{name: ft.partial(getattr(cuda, name), device=device) for name in FUNCTIONS}
     )
+
+
+FUNCTIONS = (
+    "largest_scores", "best", "merged", "perturbed_scores", "noise_at", "mean_of", "projections",
+    "vjp",
+)  # fmt: skip
 
 
 def is_cpu(shard):
@@ -76,16 +81,20 @@ def test_sums_of_scores(shard, name, dtype, rows, d, samples):
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((rows, samples)).astype(dtype)
     noise = draws(name, samples, coordinate_offset=OFFSET)
-    sums = shard.score_sums(noise, weights, d)
+    scores = rng.standard_normal((rows, d)).astype(dtype)
+    scores[0, 1] = -np.inf
+    epsilon = np.linspace(0.3, 2, rows)[:, None].astype(dtype)
+    sums = cpu.score_sums(noise, weights, d)
+    product, divisor = shard.vjp(scores, epsilon, noise, weights, 7), 7 * epsilon.astype(float)
+    assert (product[0, 1] == 0) & (product[0, 0] != 0)
+    scale = np.finfo(dtype).eps * 4 if is_cpu(shard) or samples > 8 else 1e-5
+    wanted = np.where(np.isinf(scores), 0, sums / divisor)
+    np.testing.assert_allclose(product, wanted, rtol=scale, atol=scale * np.abs(wanted).max())
     for first in (0, d // 4 * 4 - 4):  # the reference holds every score: a few coordinates of it
         part = noise._replace(coordinate_offset=OFFSET + first)
         theta = np.zeros((rows, min(8, d - first)), dtype)
         expected = reference.shard_scores(theta, part, weights)
-        if is_cpu(shard) or samples > 8:
-            np.testing.assert_array_equal(sums[:, first : first + 8], expected)
-        else:
-            tolerance = 1e-5 if dtype == np.float32 else 1e-13
-            np.testing.assert_allclose(sums[:, first : first + 8], expected, tolerance, tolerance)
+        np.testing.assert_array_equal(sums[:, first : first + 8], expected)
 
 
 @FAMILIES
@@ -105,31 +114,49 @@ def test_perturbed_scores_of_winners(shard, name, dtype):
 @pytest.mark.simulator
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_long_row_is_searched_in_parts(dtype, k):
-    """The best of every part are in the order of numbers, and among them those of the row."""
+    """The best of every part have those of the row among them."""
     theta = np.random.default_rng(0).standard_normal((1, 16390)).astype(dtype)
     theta[0, ::50] = theta[0, 7] + dtype(9)  # ties, everywhere
     noise, epsilon = draws("normal", 2, coordinate_offset=OFFSET), temperatures(theta, 1e-9)
     problem = codes.Problem("topk", (k,))
     values, indices = cuda.best(problem, theta, epsilon, noise, device=simt.Simulator())
-    assert indices.shape == (1, 2, 2 * k) and (np.diff(indices) > 0).all()
-    ours = _shards.keep_best(values, indices, k)
-    for a, b in zip(ours, cpu.best(problem, theta, epsilon, noise), strict=True):
+    assert (np.diff(indices) > 0).all()
+    for a, b in zip((values, indices), cpu.best(problem, theta, epsilon, noise), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.simulator
 def test_workspaces_that_are_too_small_for_a_row(monkeypatch):
     device, d = simt.Simulator(), 301
-    noise, theta = draws("normal", 300, coordinate_offset=OFFSET), adversarial_scores(3, d)
+    noise, theta = (
+        draws("normal", 300, coordinate_offset=OFFSET),
+        adversarial_scores(3, d, np.float32),
+    )
     weights = np.random.default_rng(0).standard_normal((3, 300)).astype(np.float32)
-    whole = cuda.score_sums(noise, weights, d, device=device)
+    given = theta, temperatures(theta, 0.5), noise, weights, 3
+    whole = cuda.vjp(*given, device=device)
     monkeypatch.setattr(cuda, "WORKSPACE_BYTES", 8 * 3 * 2 * 40)
     monkeypatch.setattr(cuda, "_BLOCK", 100)
     device.launches.clear()
-    np.testing.assert_array_equal(cuda.score_sums(noise, weights, d, device=device), whole)
-    assert len(device.launches) == 2 * 8
+    np.testing.assert_array_equal(cuda.vjp(*given, device=device), whole)
+    assert len(device.launches) == 3 * 8
     largest = cuda.largest_scores(theta, device)
     np.testing.assert_array_equal(largest, cpu.largest_scores(theta))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_what_winners_add_up_to(shard, dtype, k):
+    """Of the coordinates of a shard, others' winners counting for nothing."""
+    rng, d = np.random.default_rng(0), 9
+    v, first = rng.standard_normal((4, d)).astype(dtype), 2**32 - 20
+    winners = np.sort(rng.integers(first - 4, first + d + 3, (4, 50, k)), axis=-1)
+    mean = shard.mean_of(winners, first, v)
+    hits = winners[..., None] == first + np.arange(d)
+    np.testing.assert_array_equal(mean, (hits.sum((1, 2)) / 50).astype(dtype))
+    expected = np.einsum("bmki,bi->bm", hits, v)
+    products = shard.projections(v, winners, first)
+    assert mean.dtype == products.dtype == dtype
+    np.testing.assert_allclose(products, expected, rtol=0, atol=1e-6)
 
 
 def test_results_do_not_depend_on_threads(dtype, threads):

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..codes import Draws, Problem
+from ..codes import NO_COORDINATE, Draws, Problem
 from ..noise import GUMBEL
 from . import argmax_rows, topk
 from ._jit import jitable, kernel
@@ -305,6 +305,19 @@ def best(
     return Best(values[:, :num_samples, None], numbers)
 
 
+def merged(values: np.ndarray, numbers: np.ndarray, k: int) -> Best:
+    """The k best of lists that are joined along the last axis, in the order of numbers.
+
+    Lowest number first among equals; the result is in the order of numbers, too.
+    """
+    kth = -np.partition(-values, k - 1, axis=-1)[..., k - 1 : k]
+    above, ties = values > kth, (values == kth) & (numbers != NO_COORDINATE)
+    room = k - above.sum(-1, keepdims=True)
+    chosen = above | (ties & (np.cumsum(ties, axis=-1) <= room))
+    shape = (*values.shape[:-1], k)
+    return Best(values[chosen].reshape(shape), numbers[chosen].reshape(shape))
+
+
 def perturbed_scores(
     theta: np.ndarray, epsilon: np.ndarray, draws: Draws, winners: np.ndarray
 ) -> np.ndarray:
@@ -326,6 +339,45 @@ def noise_at(theta: np.ndarray, draws: Draws, winners: np.ndarray) -> np.ndarray
     """``z_w``, (rows, num_samples), of coordinates of a shard of scores like ``theta``."""
     none, ones = np.zeros(theta.shape, theta.dtype), np.ones((len(theta), 1), theta.dtype)
     return perturbed_scores(none, ones, draws, winners)  # zeros take no memory
+
+
+def _own(winners: np.ndarray, first: int, d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which winners are coordinates ``first .. first + d - 1``, and their places (0 of others)."""
+    place = winners - first
+    own = (place >= 0) & (place < d)
+    return own, np.where(own, place, 0)
+
+
+def mean_of(winners: np.ndarray, first: int, like: np.ndarray) -> np.ndarray:
+    """``ybar`` of the coordinates ``first ..``, in the shape and dtype of scores ``like`` them.
+
+    ``winners`` is (rows, num_samples, k), coordinates as the whole problem numbers them.
+    """
+    rows, d = like.shape
+    own, place = _own(winners, first, d)
+    place += d * np.arange(rows)[:, None, None]
+    chosen, counts = np.unique(place[own], return_counts=True)
+    mean = np.zeros(like.size, like.dtype)  # mostly 0: winners are few beside coordinates
+    mean[chosen] = counts / winners.shape[1]
+    return mean.reshape(like.shape)
+
+
+def projections(v: np.ndarray, winners: np.ndarray, first: int) -> np.ndarray:
+    """``<v, y_m>`` over the coordinates ``first ..``, (rows, num_samples) in the dtype of v."""
+    own, place = _own(winners, first, v.shape[1])
+    row = np.arange(len(v))[:, None, None]
+    return np.where(own, v[row, place], v.dtype.type(0)).sum(-1)
+
+
+def vjp(
+    theta: np.ndarray, epsilon: np.ndarray, draws: Draws, weights: np.ndarray, divisor: int
+) -> np.ndarray:
+    """``sum_m weights[b, m] s(z_mi) / (divisor eps)``, (rows, d) float64; 0 where a score is
+    infinite."""
+    sums = score_sums(draws, weights, theta.shape[1])
+    sums /= divisor * epsilon.astype(np.float64)
+    sums[np.isinf(theta)] = 0  # in place: a shard may fill the memory
+    return sums
 
 
 def score_sums(draws: Draws, weights: np.ndarray, d: int) -> np.ndarray:

@@ -34,7 +34,9 @@ class Samples(NamedTuple):
     family: int
     num_samples: int
     centred: int
-    """Whether derivatives leave one sample out."""
+    """Whether derivatives leave one sample out, or one pair."""
+    paired: int
+    """Whether samples come in pairs: not those of the launches here."""
 
 
 class Call(NamedTuple):
@@ -83,7 +85,13 @@ def row_sum(x):
 @jitable
 def is_loo(p):
     """Whether a sample is centred by the others."""
-    return p.centred != 0 and p.num_samples > 1
+    return p.centred != 0 and p.num_samples > 1 + p.paired
+
+
+@jitable
+def divisor(p):
+    """What sums of centred terms are divided by."""
+    return p.num_samples - (1 if is_loo(p) and p.paired == 0 else 0)
 
 
 @jitable
@@ -109,8 +117,7 @@ def maxima(p, sums, result):
 @jitable
 def adjoint(p, c, totals, sign, b, product):
     """``v^T J`` of row ``b``, from the sums of a VJP; ``sign`` is -1 where scores are costs."""
-    divisor = p.num_samples - is_loo(p)
-    apply_slope_to_row(totals[b], divisor, c.theta[b], c.epsilons[b], sign, product)
+    apply_slope_to_row(totals[b], divisor(p), c.theta[b], c.epsilons[b], sign, product)
 
 
 # ---------------------------------------------------------------------------------------- launches
@@ -155,7 +162,7 @@ def _entry(few):
         """``mean`` and ``memo`` are what VALUE and MAXIMUM leave and a ``known`` VJP takes;
         ``result`` is (2, rows) of a maximum, (rows, d) of a VJP."""
         rows, d = theta.shape
-        p = Samples(rows, d, family, window[0], centred)
+        p = Samples(rows, d, family, window[0], centred, 0)
         epsilons, ids = np.ones(rows + LANES, theta.dtype), np.zeros(rows + LANES, np.uint64)
         for b in range(rows):
             epsilons[b], ids[b] = epsilon[b, 0], row_ids[b] if row_ids.size > 0 else np.uint64(b)

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     Real largest = -infinity;
     float chances = 0;  // sum 1 / scores
     if constexpr (Draw::kind == RACE) {
-        for (int i = threadIdx.x; i < d; i += blockDim.x) {
+        for (int i = threadIdx.x; !tops && i < d; i += blockDim.x) {
             const Real x = theta[i];
             if (x > largest && x < infinity) largest = x;
         }
@@ -139,7 +139,8 @@ __global__ void __launch_bounds__(MAX_THREADS,
     if (in_shared)
         for (int i = threadIdx.x; i < d; i += blockDim.x) histogram[i] = 0;
     __syncthreads();
-    u64* counts_of_row = reinterpret_cast<u64*>(counts) + b * (squares ? 2 : 1) * d;
+    u64* counts_of_row = nullptr;
+    if (counts) counts_of_row = reinterpret_cast<u64*>(counts) + b * (squares ? 2 : 1) * d;
     for (int j = threadIdx.x; j < count; j += blockDim.x) {
         const int winner = winners[j];
         if (decided) decided[b * rows.num_samples + begin + j] = winner;

@@ -14,7 +14,9 @@ _FILE = "arrays.cu"
 _MAX_BLOCKS = 2**11
 """Of a search: enough for any GPU."""
 _LARGEST = float(np.finfo(np.float64).max)
-_TYPES = {np.float32: "float", np.float64: "double", np.int64: "i64"}
+_TYPES = {
+    np.float32: "float", np.float64: "double", np.int64: "i64", np.uint32: "u32", np.uint64: "u64",
+}  # fmt: skip
 """As C++ spells them."""
 
 

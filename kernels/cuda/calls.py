@@ -45,7 +45,7 @@ FILES = {
         "topk.cu": "topk topk_in_lanes",
         "ranks.cu": "ranks ranks_in_lanes",
         "grid_path.cu": "grid_path path_trees",
-        "shard.cu": "best_k",
+        "shard.cu": "best_k merge_best count_winners project",
     }.items()
     for kernel in kernels.split()
 }
@@ -275,7 +275,8 @@ class Call:
     def prepare(self, kind: int, depth: float | None = None, largest: Array | None = None) -> None:
         """Scores, and temperatures if there are many, padded to whole quads.
 
-        ``largest``, (rows,), is the largest finite score of each row where a race has others'.
+        ``largest``, (rows,), is the largest finite score of each row, of a race whose other
+        coordinates are elsewhere.
         With a ``depth`` also ``levels`` and ``limits`` of early rejection (``reject.cuh``): the
         logarithm of how rarely a sample is to fall short of its row's level.
         """
@@ -288,7 +289,9 @@ class Call:
         if self.per_coordinate:
             self.padded_scale = xp.empty((self.rows, padded), self.dtype)
         blocks = 1
-        if kind != RACE and depth is None:  # nothing is asked of a whole row
+        if largest is not None:
+            largest = xp.ascontiguousarray(largest)
+        if depth is None and (kind != RACE or largest is not None):  # no question to a whole row
             blocks = min(-(-_BLOCKS // self.rows), -(-padded // MAX_THREADS))
         self.run(
             template("prepare", self.draw(kind)),

@@ -1,11 +1,11 @@
 """A shard on a GPU: some of the coordinates of an argmax or a top-k, as ``kernels/cpu/shard.py``.
 
 The same functions of device arrays. Decisions are the CPU's bit for bit (``precision="portable"``);
-of the sums of scores those of few samples differ in the last bits, which the CPU adds in order.
+float sums differ in the last bits where the CPU adds in another order.
 
 **Workspace.** Scores padded to quads and, for an argmax with early rejection, a limit of random
-words each; lists of at most 64 MB for a top-k; partial sums of at most 64 MB, of as many
-coordinates at a time.
+words each; lists of at most 64 MB, or two of the k best, for a top-k; partial sums of at most
+64 MB, of as many coordinates at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..codes import ADDITIVE, SCORE, VALUE, Draws, Problem
 from ..noise import GUMBEL
+from .arrays import apply_slope, divided
 from .calls import MAX_THREADS, Array, Call, Device, quads, template
 from .launch import decide, kind_for, rejecting_plan
 from .solvers import WORKSPACE_BYTES
@@ -32,9 +33,12 @@ class Best(NamedTuple):
     """The best of a shard's coordinates for every sample, in the order of their numbers."""
 
     values: Array
-    """(rows, num_samples, k or more), what decisions compare."""
+    """(rows, num_samples, k), what decisions compare."""
     indices: Array
     """Likewise, int64: coordinates as the whole problem numbers them."""
+
+
+# ------------------------------------------------------------------------------------- decisions
 
 
 def largest_scores(theta: Array, device: Device | None = None) -> Array:
@@ -62,17 +66,15 @@ def best(
     precision: str = "portable",
     device: Device | None = None,
 ) -> Best:
-    """The best coordinates of the shard ``theta``, (rows, d), for every sample.
+    """The k best coordinates of the shard ``theta``, (rows, d), for every sample.
 
-    Of a "topk" of k the k best and, where parts of a row are searched side by side, those of every
-    part. ``largest`` is ``largest_scores`` of the whole problem, by default of the shard.
+    ``epsilon`` is (rows, 1); ``problem`` is an "argmax" (k = 1) or a "topk" of at most d.
+    ``largest`` is ``largest_scores`` of the whole problem, by default of the shard.
     """
     call = Call(problem, theta, epsilon, draws, SCORE, precision, _or_current(device))
-    xp, offset = call.device.xp, np.int64(draws.coordinate_offset)
     if problem.oracle == "topk":
-        values, indices = _best_k(call, problem.options[0])
-        return Best(values, indices.astype(np.int64) + offset)
-    shape = call.rows, call.num_samples
+        return _best_k(call, problem.options[0])
+    xp, shape = call.device.xp, (call.rows, call.num_samples)
     winners, values = xp.empty(shape, np.int32), xp.empty(shape, call.dtype)
     if call.rows > 0:
         kind = kind_for(call, VALUE)
@@ -82,28 +84,56 @@ def best(
         kernel = template("perturbed_values", call.draw(kind), call.real)
         given = call.record, winners, call.scores, np.int64(4 * quads(call.d))
         call.by_sample(kernel, values, *given)
-    return Best(values[:, :, None], winners[:, :, None].astype(np.int64) + offset)
+    numbers = winners.astype(np.int64) + np.int64(draws.coordinate_offset)
+    return Best(values[:, :, None], numbers[:, :, None])
 
 
-def _best_k(call: Call, k: int) -> tuple[Array, Array]:
-    """Values and indices in the shard, (rows, num_samples, parts k)."""
-    xp, problems = call.device.xp, call.rows * call.num_samples
+def _best_k(call: Call, k: int) -> Best:
+    """Of every part of a row, and then of those."""
+    problems = call.rows * call.num_samples
     parts = max(1, min(_BLOCKS // max(1, problems), quads(call.d) // max(k, _PART)))
-    shape = call.rows, call.num_samples, parts, k
-    values, indices = xp.empty(shape, call.dtype), xp.empty(shape, np.int32)
+    found = _room(call.device, (call.rows, call.num_samples, parts * k), call.dtype)
     if call.rows > 0:
         call.prepare(ADDITIVE)
-        capacity = 1 << (max(2 * k, k + 4 * MAX_THREADS) - 1).bit_length()
-        words_of_item = 1 if call.real == "float" else 2
-        fitting = max(1, WORKSPACE_BYTES // (8 * words_of_item * capacity))
-        blocks = min(problems * parts, fitting)
-        lists = xp.empty((blocks, words_of_item * capacity), np.uint64)
-        given = call.record, *map(np.int32, (k, parts, capacity)), lists, values, indices
+        blocks, capacity, words = _lists(
+            call.device, call.real, problems * parts, k, k + 4 * MAX_THREADS
+        )
+        given = call.record, *map(np.int32, (k, parts, capacity)), words, *found
         call.run(template("best_k", call.draw(ADDITIVE)), blocks, MAX_THREADS, *given)
-    order = xp.argsort(indices, axis=-1)
-    found = (xp.take_along_axis(x, order, axis=-1) for x in (values, indices))
-    values, indices = (x.reshape(*shape[:2], parts * k) for x in found)
-    return values, indices
+    return found if parts == 1 else merged(*found, k, device=call.device)
+
+
+def merged(values: Array, numbers: Array, k: int, device: Device | None = None) -> Best:
+    """The k best of lists that are joined along the last axis, in the order of numbers.
+
+    A coordinate that does not exist has the value -inf and the last number, 2^32 - 1.
+    """
+    device = _or_current(device)
+    *shape, size = values.shape
+    problems = int(np.prod(shape))
+    found = _room(device, (*shape, k), values.dtype)
+    if problems > 0:
+        real = "float" if values.dtype == np.float32 else "double"
+        blocks, capacity, words = _lists(device, real, problems, k, size)
+        lists = map(device.xp.ascontiguousarray, (values, numbers))
+        sizes = np.int64(problems), *map(np.int32, (size, k, capacity))
+        kernel = device.function("shard.cu", template("merge_best", real))
+        kernel((blocks,), (MAX_THREADS,), (*lists, *sizes, words, *found))
+    return found
+
+
+def _room(device: Device, shape: tuple[int, ...], dtype: type) -> Best:
+    return Best(device.xp.empty(shape, dtype), device.xp.empty(shape, np.int64))
+
+
+def _lists(device: Device, real: str, tasks: int, k: int, listed: int):
+    """Blocks for so many tasks, what a list of each can hold, and room for the lists."""
+    capacity = 1 << (max(2 * k, listed) - 1).bit_length()
+    if capacity >= 2**31:
+        raise ValueError(f"k may be at most 2**29 on a GPU, got {k}: pass theta in CPU memory")
+    words = capacity * (1 if real == "float" else 2)
+    blocks = min(tasks, max(1, WORKSPACE_BYTES // (8 * words)))
+    return blocks, capacity, device.xp.empty((blocks, words), np.uint64)
 
 
 def perturbed_scores(
@@ -145,34 +175,70 @@ def _perturbed(call: Call, scores: Array | None, winners: Array) -> Array:
     return values
 
 
-def score_sums(
+# ------------------------------------------------------------------------ what winners add up to
+
+
+def mean_of(winners: Array, first: int, like: Array, device: Device | None = None) -> Array:
+    """``ybar`` of the coordinates ``first ..``, in the shape and dtype of scores ``like`` them.
+
+    ``winners`` is (rows, num_samples, k), coordinates as the whole problem numbers them.
+    """
+    device = _or_current(device)
+    xp, d = device.xp, like.shape[1]
+    count, name = (np.uint32, "u32") if like.dtype == np.float32 else (np.uint64, "u64")
+    counts = xp.zeros(like.shape, count)
+    if winners.size > 0:
+        kernel = device.function("shard.cu", template("count_winners", name))
+        of_row = winners.shape[1] * winners.shape[2]
+        sizes = map(np.int64, (winners.size, of_row, first, d))
+        blocks = -(-winners.size // MAX_THREADS)
+        kernel((blocks,), (MAX_THREADS,), (xp.ascontiguousarray(winners), *sizes, counts))
+    result = counts.view(like.dtype)  # in place: a shard may fill the memory
+    return divided(counts, winners.shape[1], like.dtype.type, result, device)
+
+
+def projections(v: Array, winners: Array, first: int, device: Device | None = None) -> Array:
+    """``<v, y_m>`` over the coordinates ``first ..``, (rows, num_samples) in the dtype of v."""
+    device = _or_current(device)
+    xp, (rows, num_samples, k) = device.xp, winners.shape
+    products, problems = xp.empty((rows, num_samples), v.dtype), rows * num_samples
+    if problems > 0:
+        real = "float" if v.dtype == np.float32 else "double"
+        kernel = device.function("shard.cu", template("project", real))
+        arrays = xp.ascontiguousarray(v), xp.ascontiguousarray(winners)
+        sizes = np.int64(problems), np.int64(num_samples), np.int32(k), np.int64(first)
+        given = *arrays, *sizes, np.int64(v.shape[1]), products
+        kernel((-(-problems // MAX_THREADS),), (MAX_THREADS,), given)
+    return products
+
+
+def vjp(
+    theta: Array,
+    epsilon: Array,
     draws: Draws,
     weights: Array,
-    d: int,
+    divisor: int,
     *,
     precision: str = "portable",
     device: Device | None = None,
 ) -> Array:
-    """``sum_m weights[b, m] s(z_mi)`` of the shard's ``d`` coordinates, (rows, d) float64."""
-    device = _or_current(device)
-    xp, rows = device.xp, len(weights)
-    no_scores, ones = xp.empty((rows, 0), weights.dtype), xp.full((rows, 1), 1, weights.dtype)
-    call = Call(Problem(), no_scores, ones, draws, SCORE, precision, device)
-    sums, weights = xp.empty((rows, d), np.float64), xp.ascontiguousarray(weights)
+    """``sum_m weights[b, m] s(z_mi) / (divisor eps)``, (rows, d) in the dtype of the scores; 0
+    where a score is infinite."""
+    call = Call(Problem(), theta, epsilon, draws, SCORE, precision, _or_current(device))
+    xp, rows, d = call.device.xp, call.rows, call.d
+    result, weights = xp.empty((rows, d), call.dtype), xp.ascontiguousarray(weights)
     if rows == 0:
-        return sums
+        return result
     width = max(4, WORKSPACE_BYTES // (8 * rows * call.parts) // 4 * 4)
     for first in range(0, d, width):
-        part = call.columns(first, min(width, d - first))
-        totals = sums.reshape(rows, 1, d)
-        if part.d < d:
-            totals = xp.empty((rows, 1, part.d), np.float64)
+        part, here = call.columns(first, min(width, d - first)), slice(first, first + width)
+        totals = xp.empty((rows, 1, part.d), np.float64)
         strands = part.strands(totals, whole=True)
         part.add_vjp(weights, False, strands)
         part.join(strands, totals)
-        if part.d < d:
-            sums[:, first : first + width] = totals[:, 0]
-    return sums
+        own = xp.ascontiguousarray(call.theta[:, here])
+        result[:, here] = apply_slope(totals, divisor, own, call.scale, 1.0, False, call.device)
+    return result
 
 
 def _or_current(device: Device | None) -> Device:
