@@ -85,7 +85,11 @@ def test_hyper_parameters(parameters, error, message):
         (np.float64(1.0), ValueError, r"at least one coordinate on its last axis, got shape \(\)"),
         (np.zeros((2, 0)), ValueError, r"got shape \(2, 0\)"),
         ([[0.0, np.nan]], ValueError, r"theta contains NaN, first at index \(0, 1\)"),
-        (np.broadcast_to(np.float32(0), (2**31,)), ValueError, r"at most 2\*\*31 - 1 coordinates"),
+        (
+            np.broadcast_to(np.float32(0), (2**31,)),
+            ValueError,
+            r"at most 2\*\*31 - 1024 coordinates",
+        ),
         ("scores", TypeError, "theta must be an array .* got str"),
         (None, TypeError, "theta must be an array .* got NoneType"),
     ],
