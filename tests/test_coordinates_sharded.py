@@ -394,7 +394,7 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 import threading
 from contextlib import contextmanager
-import jax, numpy as np, dpo, pytest, simt.cupy, sys
+import jax, numpy as np, dpo, pytest, simt.cupy
 from jax import numpy as jnp
 from jax.interpreters import mlir
 from jax.sharding import PartitionSpec as P
@@ -403,22 +403,13 @@ from dpo.distributed import coordinates_sharded
 from helpers import adversarial_scores
 
 device, one_at_a_time = simt.cupy.Device(), threading.Lock()
-patch = pytest.MonkeyPatch()
-simt.cupy.stand_in(device, patch)
 
 @contextmanager
 def launching(index, stream):
     with one_at_a_time:  # the simulator is one machine
         yield
 
-def copy(result, output):
-    assert result.shape == output.shape
-    result[...] = output
-
-sys.modules["dpo.kernels.cuda.device"].launching = launching
-patch.setattr("dpo._jax_gpu._stream", lambda context: 7)
-patch.setattr("dpo._jax_gpu._view", lambda x, _: simt.cupy.ndarray(np.asarray(x)))
-patch.setattr("dpo._jax_gpu._copy", copy)
+simt.cupy.stand_in_for_programs(device, pytest.MonkeyPatch(), launching)
 mlir.register_lowering(_host_jax.host_p, _host_jax._lowered_for_gpu, platform="cpu")
 
 mesh = jax.sharding.Mesh(np.array(jax.devices()), "i")

@@ -6,8 +6,6 @@ buffers, kernels run thread by thread and results are written in place.
 
 from __future__ import annotations
 
-import sys
-import types
 from contextlib import contextmanager
 
 import numpy as np
@@ -38,22 +36,12 @@ def launches(monkeypatch):
     """Programs for the CPU are lowered as for a GPU; the streams that were launched on."""
     device, streams = simt.cupy.Device(), []
 
-    def copy(result, output):
-        assert result.shape == output.shape
-        result[...] = output
-
     @contextmanager
     def launching(index, stream):
         streams.append((index, stream))
         yield
 
-    current = types.ModuleType("dpo.kernels.cuda.device")
-    current.current, current.launching = lambda: device, launching
-    monkeypatch.setitem(sys.modules, "cupy", device.xp)
-    monkeypatch.setitem(sys.modules, "dpo.kernels.cuda.device", current)
-    monkeypatch.setattr("dpo._jax_gpu._stream", lambda context: 7)
-    monkeypatch.setattr("dpo._jax_gpu._view", lambda x, _: simt.cupy.ndarray(np.asarray(x)))
-    monkeypatch.setattr("dpo._jax_gpu._copy", copy)
+    simt.cupy.stand_in_for_programs(device, monkeypatch, launching)
     mlir.register_lowering(_jax.perturbed_p, _jax._on_gpu, platform="cpu")
     yield streams
     mlir.register_lowering(_jax.perturbed_p, _jax._compiled, platform="cpu")

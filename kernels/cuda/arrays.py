@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .calls import MAX_THREADS, Array, Device, template
+from .calls import MAX_THREADS, TYPES, Array, Device, or_current, template
 
 _FILE = "arrays.cu"
 _MAX_BLOCKS = 2**11
 """Of a search: enough for any GPU."""
 _LARGEST = float(np.finfo(np.float64).max)
-_TYPES = {
-    np.float32: "float", np.float64: "double", np.int64: "i64", np.uint32: "u32", np.uint64: "u64",
-}  # fmt: skip
-"""As C++ spells them."""
 
 
 def has_nan(x: Array, device: Device | None = None) -> bool:
@@ -34,11 +30,11 @@ def all_within(x: Array, low: float, high: float, device: Device | None = None) 
     """Whether every entry of ``x``, contiguous, is in [low, high]; waits for the device."""
     if x.size == 0:
         return True
-    device = device or _current()
+    device = or_current(device)
     flag = device.flag()
     blocks = min(_MAX_BLOCKS, -(-x.size // MAX_THREADS))
     given = x, np.int64(x.size), np.float64(low), np.float64(high), flag.array
-    search = device.function(_FILE, template("find_outside", _TYPES[x.dtype.type]))
+    search = device.function(_FILE, template("find_outside", TYPES[x.dtype.type]))
     search((blocks,), (MAX_THREADS,), given)
     return not flag.raised()
 
@@ -47,7 +43,7 @@ def filled(
     shape: tuple[int, ...], value: float, dtype: type, device: Device | None = None
 ) -> Array:
     """An array of one number, not to be written to: those asked for last are kept."""
-    return (device or _current()).filled(shape, value, dtype)
+    return or_current(device).filled(shape, value, dtype)
 
 
 def divided(
@@ -61,12 +57,12 @@ def divided(
 
     ``x`` is of reals or integers; ``result`` is contiguous, and of its shape and of ``dtype``.
     """
-    device = device or _current()
+    device = or_current(device)
     if result is None:
         result = device.xp.empty(x.shape, dtype)
-    x = device.xp.ascontiguousarray(x, None if x.dtype.type in _TYPES else np.float64)
+    x = device.xp.ascontiguousarray(x, None if x.dtype.type in TYPES else np.float64)
     if x.size > 0:
-        kernel = template("divide", _TYPES[x.dtype.type], _TYPES[result.dtype.type])
+        kernel = template("divide", TYPES[x.dtype.type], TYPES[result.dtype.type])
         given = x, np.int64(x.size), np.float64(divisor), result
         device.function(_FILE, kernel)((-(-x.size // MAX_THREADS),), (MAX_THREADS,), given)
     return result
@@ -86,20 +82,14 @@ def apply_slope(
     Where ``sums``, (rows, slots, d), has sums of weighted scores in its first slot. The slope is
     ``sign / eps``, with multiplicative noise ``sign / (eps theta)``, and 0 for masked scores.
     """
-    device = device or _current()
+    device = or_current(device)
     rows, d = theta.shape
     result = device.xp.empty((rows, d), np.float64)
     if rows > 0:
-        kernel = template("apply_slope", _TYPES[theta.dtype.type], multiplicative)
+        kernel = template("apply_slope", TYPES[theta.dtype.type], multiplicative)
         row_of_sums, columns = np.int64(sums.shape[1] * d), np.int32(epsilon.shape[1])
         given = sums, row_of_sums, theta, epsilon, np.int64(theta.size), np.int32(d), columns
         blocks = -(-theta.size // MAX_THREADS)
         launch = device.function(_FILE, kernel)
         launch((blocks,), (MAX_THREADS,), (*given, np.float64(divisor), np.float64(sign), result))
     return result
-
-
-def _current() -> Device:
-    from .device import current
-
-    return current()

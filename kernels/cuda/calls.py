@@ -51,6 +51,11 @@ FILES = {
 }
 """Where a kernel is."""
 
+TYPES = {
+    np.float32: "float", np.float64: "double", np.int64: "i64", np.uint32: "u32", np.uint64: "u64",
+}  # fmt: skip
+"""As C++ spells them."""
+
 Array = Any
 Kernel = Callable[[tuple[int], tuple[int], Sequence[Any]], None]
 
@@ -124,6 +129,15 @@ class Device(Protocol):
         """A kernel of ``user.cu`` with a user's function in it."""
 
 
+def or_current(device: Device | None) -> Device:
+    """The device, by default CuPy's current one."""
+    if device is None:
+        from .device import current
+
+        return current()
+    return device
+
+
 def quads(d: int) -> int:
     """Philox blocks of a row."""
     return -(-d // 4)
@@ -173,7 +187,7 @@ class Call:
         self.num_samples, self.first_sample = draws.num_samples, draws.sample_offset
         self.first_quad = draws.first_quad
         self.dtype = self.theta.dtype.type
-        self.real = {np.float32: "float", np.float64: "double"}[self.dtype]
+        self.real = TYPES[self.dtype]
         self.fast = precision == "fast" and self.real == "float"
         self.paired = draws.design == ANTITHETIC
         scale = xp.asarray(epsilon, self.dtype)

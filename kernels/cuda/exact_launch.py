@@ -33,7 +33,7 @@ from ..codes import Problem
 from ..exact import nodes
 from ..exact.codes import JACOBIAN, MOMENTS, PRODUCT, SCALE, SECOND, VALUE
 from ..noise import FAMILIES, GUMBEL
-from .calls import MAX_THREADS, WARP, Array, Device, template
+from .calls import MAX_THREADS, TYPES, WARP, Array, Device, or_current, template
 
 WORKSPACE_BYTES = 2**26
 _OPERATIONS = ("VALUE", "MOMENTS", "PRODUCT", "SCALE", "SECOND", "JACOBIAN")
@@ -69,7 +69,7 @@ class Request:
         self.theta = xp.ascontiguousarray(theta)
         self.rows, self.d = self.theta.shape
         self.dtype = self.theta.dtype.type
-        self.real = {np.float32: "float", np.float64: "double"}[self.dtype]
+        self.real = TYPES[self.dtype]
         self.epsilon = xp.ascontiguousarray(xp.asarray(epsilon, self.dtype))
         self.per_coordinate = self.epsilon.shape[1] > 1
         self.v, self.w = (None if x is None else xp.ascontiguousarray(x) for x in (v, w))
@@ -126,10 +126,7 @@ def launch(
     ``failed``, (1,) int32 on the device, is set to 1 where a row's temperatures are too far apart
     for a rule, whose integrals are then void, instead of an error that would have to wait.
     """
-    if device is None:
-        from .device import current
-
-        device = current()
+    device = or_current(device)
     request = Request(problem, theta, epsilon, family, operation, v, w, tolerance, device, threads)
     if request.rows == 0:
         return device.xp.zeros((0, request.slots, request.size), np.float64)

@@ -41,7 +41,7 @@ from ..noise import GUMBEL, LOGISTIC, NORMAL
 from ..user import Interrupted
 from . import solvers
 from .arrays import all_finite, all_within, apply_slope, divided, filled, has_nan
-from .calls import MAX_THREADS, WARP, Array, Call, Device, quads, template
+from .calls import MAX_THREADS, WARP, Array, Call, Device, or_current, quads, template
 
 __all__ = [
     "Plan", "Sums", "all_finite", "all_within", "apply_slope", "divided", "filled", "has_nan",
@@ -131,10 +131,7 @@ def launch(
     CPU's in the last bits, since <v, y> and the values are added up in another order; so does a VJP
     of at most eight samples, which the CPU adds in order.
     """
-    if device is None:
-        from .device import current
-
-        device = current()
+    device = or_current(device)
     may_fail = problem.oracle == "grid_path" or problem.solver is not None
     if may_fail and failed is None and device.capturing:
         raise RuntimeError(
@@ -198,10 +195,7 @@ def new_memo(
     """Room for what every sample decided: (rows, num_samples) int32; None but for the argmax."""
     if problem.oracle != "argmax":
         return None
-    if device is None:
-        from .device import current
-
-        device = current()
+    device = or_current(device)
     return device.xp.empty((len(theta), draws.num_samples), np.int32)
 
 

@@ -1,8 +1,6 @@
 // The best of a shard's coordinates: top-k of rows of any length. Twin of kernels/cpu/shard.py.
 //
-//     best_k         values[b, m, j], numbers[b, m, j]   the k best of every part of a row, as
-//     sample
-//                                                        m sees them
+//     best_k         values[b, m, j], numbers[b, m, j]: the k best of every part of a row
 //     merge_best     the same of the lists of several parts, or shards
 //     count_winners  counts[b, i] = #{(m, j) : winners[b, m, j] is coordinate i of the shard}
 //     project        products[b, m] = sum_j v[b, winners[b, m, j]], of the shard's

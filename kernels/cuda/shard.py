@@ -17,7 +17,7 @@ import numpy as np
 from ..codes import ADDITIVE, SCORE, VALUE, Draws, Problem
 from ..noise import GUMBEL
 from .arrays import apply_slope, divided
-from .calls import MAX_THREADS, Array, Call, Device, quads, template
+from .calls import MAX_THREADS, TYPES, Array, Call, Device, or_current, quads, template
 from .launch import decide, kind_for, rejecting_plan
 from .solvers import WORKSPACE_BYTES
 
@@ -43,7 +43,7 @@ class Best(NamedTuple):
 
 def largest_scores(theta: Array, device: Device | None = None) -> Array:
     """The largest finite score of each row, (rows,); -inf if there is none."""
-    xp = _or_current(device).xp
+    xp = or_current(device).xp
     rows, d = theta.shape
     largest = xp.full((rows,), -np.inf, theta.dtype)
     if rows == 0:
@@ -71,7 +71,7 @@ def best(
     ``epsilon`` is (rows, 1); ``problem`` is an "argmax" (k = 1) or a "topk" of at most d.
     ``largest`` is ``largest_scores`` of the whole problem, by default of the shard.
     """
-    call = Call(problem, theta, epsilon, draws, SCORE, precision, _or_current(device))
+    call = Call(problem, theta, epsilon, draws, SCORE, precision, or_current(device))
     if problem.oracle == "topk":
         return _best_k(call, problem.options[0])
     xp, shape = call.device.xp, (call.rows, call.num_samples)
@@ -96,7 +96,7 @@ def _best_k(call: Call, k: int) -> Best:
     if call.rows > 0:
         call.prepare(ADDITIVE)
         blocks, capacity, words = _lists(
-            call.device, call.real, problems * parts, k, k + 4 * MAX_THREADS
+            call.device, call.theta.dtype, problems * parts, k, k + 4 * MAX_THREADS
         )
         given = call.record, *map(np.int32, (k, parts, capacity)), words, *found
         call.run(template("best_k", call.draw(ADDITIVE)), blocks, MAX_THREADS, *given)
@@ -108,16 +108,15 @@ def merged(values: Array, numbers: Array, k: int, device: Device | None = None) 
 
     A coordinate that does not exist has the value -inf and the last number, 2^32 - 1.
     """
-    device = _or_current(device)
+    device = or_current(device)
     *shape, size = values.shape
     problems = int(np.prod(shape))
     found = _room(device, (*shape, k), values.dtype)
     if problems > 0:
-        real = "float" if values.dtype == np.float32 else "double"
-        blocks, capacity, words = _lists(device, real, problems, k, size)
+        blocks, capacity, words = _lists(device, values.dtype, problems, k, size)
         lists = map(device.xp.ascontiguousarray, (values, numbers))
         sizes = np.int64(problems), *map(np.int32, (size, k, capacity))
-        kernel = device.function("shard.cu", template("merge_best", real))
+        kernel = device.function("shard.cu", template("merge_best", TYPES[values.dtype.type]))
         kernel((blocks,), (MAX_THREADS,), (*lists, *sizes, words, *found))
     return found
 
@@ -126,12 +125,12 @@ def _room(device: Device, shape: tuple[int, ...], dtype: type) -> Best:
     return Best(device.xp.empty(shape, dtype), device.xp.empty(shape, np.int64))
 
 
-def _lists(device: Device, real: str, tasks: int, k: int, listed: int):
+def _lists(device: Device, dtype: np.dtype, tasks: int, k: int, listed: int):
     """Blocks for so many tasks, what a list of each can hold, and room for the lists."""
     capacity = 1 << (max(2 * k, listed) - 1).bit_length()
     if capacity >= 2**31:
         raise ValueError(f"k may be at most 2**29 on a GPU, got {k}: pass theta in CPU memory")
-    words = capacity * (1 if real == "float" else 2)
+    words = capacity * dtype.itemsize // 4  # a word is a score's bits and a number, aligned
     blocks = min(tasks, max(1, WORKSPACE_BYTES // (8 * words)))
     return blocks, capacity, device.xp.empty((blocks, words), np.uint64)
 
@@ -146,7 +145,7 @@ def perturbed_scores(
     device: Device | None = None,
 ) -> Array:
     """``theta_w + eps z_w``, (rows, num_samples), of ``w = winners``, coordinates of the shard."""
-    call = Call(Problem(), theta, epsilon, draws, SCORE, precision, _or_current(device))
+    call = Call(Problem(), theta, epsilon, draws, SCORE, precision, or_current(device))
     return _perturbed(call, call.theta, winners)
 
 
@@ -159,7 +158,7 @@ def noise_at(
     device: Device | None = None,
 ) -> Array:
     """``z_w``, (rows, num_samples), of coordinates of a shard of scores like ``theta``."""
-    device = _or_current(device)
+    device = or_current(device)
     ones = device.xp.full((len(theta), 1), 1, theta.dtype)
     call = Call(Problem(), theta, ones, draws, SCORE, precision, device)
     return _perturbed(call, None, winners)
@@ -183,12 +182,12 @@ def mean_of(winners: Array, first: int, like: Array, device: Device | None = Non
 
     ``winners`` is (rows, num_samples, k), coordinates as the whole problem numbers them.
     """
-    device = _or_current(device)
+    device = or_current(device)
     xp, d = device.xp, like.shape[1]
-    count, name = (np.uint32, "u32") if like.dtype == np.float32 else (np.uint64, "u64")
+    count = np.uint32 if like.dtype == np.float32 else np.uint64
     counts = xp.zeros(like.shape, count)
     if winners.size > 0:
-        kernel = device.function("shard.cu", template("count_winners", name))
+        kernel = device.function("shard.cu", template("count_winners", TYPES[count]))
         of_row = winners.shape[1] * winners.shape[2]
         sizes = map(np.int64, (winners.size, of_row, first, d))
         blocks = -(-winners.size // MAX_THREADS)
@@ -199,12 +198,11 @@ def mean_of(winners: Array, first: int, like: Array, device: Device | None = Non
 
 def projections(v: Array, winners: Array, first: int, device: Device | None = None) -> Array:
     """``<v, y_m>`` over the coordinates ``first ..``, (rows, num_samples) in the dtype of v."""
-    device = _or_current(device)
+    device = or_current(device)
     xp, (rows, num_samples, k) = device.xp, winners.shape
     products, problems = xp.empty((rows, num_samples), v.dtype), rows * num_samples
     if problems > 0:
-        real = "float" if v.dtype == np.float32 else "double"
-        kernel = device.function("shard.cu", template("project", real))
+        kernel = device.function("shard.cu", template("project", TYPES[v.dtype.type]))
         arrays = xp.ascontiguousarray(v), xp.ascontiguousarray(winners)
         sizes = np.int64(problems), np.int64(num_samples), np.int32(k), np.int64(first)
         given = *arrays, *sizes, np.int64(v.shape[1]), products
@@ -224,7 +222,7 @@ def vjp(
 ) -> Array:
     """``sum_m weights[b, m] s(z_mi) / (divisor eps)``, (rows, d) in the dtype of the scores; 0
     where a score is infinite."""
-    call = Call(Problem(), theta, epsilon, draws, SCORE, precision, _or_current(device))
+    call = Call(Problem(), theta, epsilon, draws, SCORE, precision, or_current(device))
     xp, rows, d = call.device.xp, call.rows, call.d
     result, weights = xp.empty((rows, d), call.dtype), xp.ascontiguousarray(weights)
     if rows == 0:
@@ -239,11 +237,3 @@ def vjp(
         own = xp.ascontiguousarray(call.theta[:, here])
         result[:, here] = apply_slope(totals, divisor, own, call.scale, 1.0, False, call.device)
     return result
-
-
-def _or_current(device: Device | None) -> Device:
-    if device is None:
-        from .device import current
-
-        return current()
-    return device

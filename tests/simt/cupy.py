@@ -170,4 +170,19 @@ def stand_in(device, monkeypatch):
     monkeypatch.setitem(sys.modules, "dpo.kernels.cuda.device", current)
 
 
+def stand_in_for_programs(device, monkeypatch, launching):
+    """The same inside JAX programs, in buffers of the CPU; ``launching(index, stream)`` is entered
+    around every callback."""
+
+    def copy(result, output):
+        assert result.shape == output.shape
+        result[...] = output
+
+    stand_in(device, monkeypatch)
+    monkeypatch.setattr(sys.modules["dpo.kernels.cuda.device"], "launching", launching, False)
+    monkeypatch.setattr("dpo._jax_gpu._stream", lambda context: 7)
+    monkeypatch.setattr("dpo._jax_gpu._view", lambda x, _: ndarray(np.asarray(x)))
+    monkeypatch.setattr("dpo._jax_gpu._copy", copy)
+
+
 ndarray.__module__ = "cupy"
