@@ -12,7 +12,8 @@ from numba.core.typing.templates import infer_global, make_intrinsic_template
 from numba.extending import overload, register_jitable
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from .. import bits, noise32, noise64, noise_table, philox
+from .. import bits, codes, noise32, noise64, noise_table, philox
+from ._piece import PIECE
 from .simd import (
     CHECK_BOUNDS,
     NUMPY_TO_NUMBA,
@@ -25,7 +26,7 @@ from .simd import (
     to_lanes,
 )
 
-jitable = register_jitable(forceinline=True)
+jitable = register_jitable(**PIECE)
 """A piece of a kernel: inlined into the kernel that uses it."""
 
 
@@ -103,7 +104,7 @@ for _function, _implementation in (
     _register(_function, _implementation)
 
 
-@overload(bits.columns, jit_options={"forceinline": True})
+@overload(bits.columns, jit_options=PIECE)
 def _(table, row):
     if isinstance(row, Vector):
         return lambda table, row: lane_rows(table, row)
@@ -136,7 +137,7 @@ def register_formulas(module):
             jitable(value)
 
 
-for _module in (philox, noise32, noise64, noise_table):
+for _module in (codes, philox, noise32, noise64, noise_table):
     register_formulas(_module)
 
 

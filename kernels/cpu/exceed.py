@@ -15,6 +15,7 @@ from ..bits import bits_float, columns, float32, float64, int64, select, sqrt
 from ..noise import NORMAL
 from ..noise32 import exp
 from ._jit import jitable
+from ._piece import PIECE
 from .simd import broadcast
 
 _F32, _I32 = np.float32, np.int32
@@ -40,7 +41,7 @@ def of_code(family, t):
     return p, useful
 
 
-@overload(exceedance, jit_options={"forceinline": True})
+@overload(exceedance, jit_options=PIECE)
 def _(family, t):
     if not isinstance(family, types.Array):
         return lambda family, t: of_code(family, t)

@@ -16,6 +16,7 @@ from numba.extending import overload
 
 from ..bits import bits_float, float_bits, select
 from ._jit import jitable, kernel
+from ._piece import PIECE
 from .simd import (
     MANY_REGISTERS,
     PART,
@@ -37,7 +38,7 @@ def ordered(a, b):
     raise NotImplementedError("compiled code only")
 
 
-@overload(ordered, jit_options={"forceinline": True})
+@overload(ordered, jit_options=PIECE)
 def _(a, b):
     def by_order(a, b):
         less = a < b

@@ -21,6 +21,7 @@ from ..codes import ANTITHETIC, INDEPENDENT, MULTIPLICATIVE, RACE, SCALE_SCORE
 from ..noise import GUMBEL, NORMAL
 from ..philox import STREAM_NOISE, STREAM_REFINE, STREAM_SHIFT, philox4x32
 from ._jit import jitable, kernel
+from ._piece import PIECE
 from .simd import LANES, broadcast, evens_first, lane_indices, load, low_words, store
 
 
@@ -54,7 +55,7 @@ def refine_words(like, w, quads, samples, rows, key):
     raise NotImplementedError("compiled code only")
 
 
-@overload(refine_words, jit_options={"forceinline": True})
+@overload(refine_words, jit_options=PIECE)
 def _(like, w, quads, samples, rows, key):
     if like.dtype == types.float32:
         return lambda like, w, quads, samples, rows, key: w
@@ -163,7 +164,7 @@ def _define(function, normal, gumbel, logistic, tabulated):
     def double_table(family, like, w, v, live):
         return four_pairs(t64, w, v, live, family)
 
-    @overload(function, jit_options={"forceinline": True})
+    @overload(function, jit_options=PIECE)
     def _(family, like, w, v, live):
         single = like.dtype == types.float32
         if isinstance(family, types.Array):
@@ -196,7 +197,7 @@ def is_family(family, code):
     raise NotImplementedError("compiled code only")
 
 
-@overload(is_family, jit_options={"forceinline": True})
+@overload(is_family, jit_options=PIECE)
 def _(family, code):
     if isinstance(family, types.Array):
         return lambda family, code: False
@@ -219,7 +220,7 @@ def minus_logs(like, e, live):
     raise NotImplementedError("compiled code only")
 
 
-@overload(minus_logs, jit_options={"forceinline": True})
+@overload(minus_logs, jit_options=PIECE)
 def _(like, e, live):
     log = noise32.log if like.dtype == types.float32 else noise64.log
 
@@ -275,7 +276,7 @@ def coordinate(a, i):
     raise NotImplementedError("compiled code only")
 
 
-@overload(coordinate, jit_options={"forceinline": True})
+@overload(coordinate, jit_options=PIECE)
 def _(a, i):
     if a.ndim == 1:
         return lambda a, i: a[i]
@@ -287,7 +288,7 @@ def lanes_of(theta, samples, rows, at):
     raise NotImplementedError("compiled code only")
 
 
-@overload(lanes_of, jit_options={"forceinline": True})
+@overload(lanes_of, jit_options=PIECE)
 def _(theta, samples, rows, at):
     if theta.ndim == 1:
         return lambda theta, samples, rows, at: (consecutive(samples[0] + uint64(at)), rows[0])
@@ -299,7 +300,7 @@ def growth(like, x):
     raise NotImplementedError("compiled code only")
 
 
-@overload(growth, jit_options={"forceinline": True})
+@overload(growth, jit_options=PIECE)
 def _(like, x):
     exp = noise32.exp if like.dtype == types.float32 else noise64.exp
 

@@ -31,6 +31,7 @@ from numba.extending import overload
 
 from ..bits import float_bits, fma, int32, int64, select, uint32
 from ._jit import jitable, kernel
+from ._piece import PIECE
 from .fused import run_tasks
 from .network import LAST_NARROW, LAST_WIDE, new_words, sort_words
 from .simd import (
@@ -61,7 +62,7 @@ def is_counted(like, d):
     raise NotImplementedError("compiled code only")
 
 
-@overload(is_counted, jit_options={"forceinline": True})
+@overload(is_counted, jit_options=PIECE)
 def _(like, d):
     most = COUNTING_32 if like.dtype == types.float32 else COUNTING_64
     return lambda like, d: d <= most
@@ -120,7 +121,7 @@ def counts_by_four(p):
     raise NotImplementedError("compiled code only")
 
 
-@overload(counts_by_four, jit_options={"forceinline": True})
+@overload(counts_by_four, jit_options=PIECE)
 def _(p):
     by_four = MANY_REGISTERS or p.dtype == types.float64
     return lambda p: by_four
@@ -265,7 +266,7 @@ def first_bits(x):
     raise NotImplementedError("compiled code only")
 
 
-@overload(first_bits, jit_options={"forceinline": True})
+@overload(first_bits, jit_options=PIECE)
 def _(x):
     if x.dtype == types.float32:
         return lambda x: float_bits(x)

@@ -24,6 +24,8 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, overload, register_jitable, register_model
 from numba.np.arrayobj import make_array
 
+from ._piece import PIECE
+
 LANES = 32
 
 CHECK_BOUNDS = bool(config.BOUNDSCHECK)
@@ -186,7 +188,7 @@ def _loading(lanes):
 
         return result(array, types.intp), codegen
 
-    @register_jitable(forceinline=True)
+    @register_jitable(**PIECE)
     def load(array, index):
         """Consecutive elements of a C-contiguous array, from the flat ``index`` on."""
         if index < 0 or index + lanes > array.size:
@@ -218,7 +220,7 @@ def _lanes(typing_context, vector):
     )
 
 
-@register_jitable(forceinline=True)
+@register_jitable(**PIECE)
 def _checked_store(array, index, vector):
     if index < 0 or index + _lanes(vector) > array.size:
         raise IndexError("vector store out of bounds")
@@ -259,7 +261,7 @@ def row_width(like):
     raise NotImplementedError("compiled code only")
 
 
-@overload(row_width, jit_options={"forceinline": True})
+@overload(row_width, jit_options=PIECE)
 def _(like):
     width = ROW_WIDTH[like.dtype]
     return lambda like: width
@@ -303,7 +305,7 @@ def _shuffled(builder, a, b, order):
     return builder.shuffle_vector(a, b, mask)
 
 
-@register_jitable(forceinline=True)
+@register_jitable(**PIECE)
 def lane_rows(table, row):
     """The columns of ``table[row]``, a row a lane (a vector of int32), of ``ROW_WIDTH`` each."""
     if CHECK_BOUNDS and any_lane((row < np.int32(0)) | (row >= np.int32(table.shape[0]))):
@@ -363,7 +365,7 @@ def _own_column(typing_context, array, rows, step):
     return result(array, rows, types.intp), codegen
 
 
-@register_jitable(forceinline=True)
+@register_jitable(**PIECE)
 def own_column(array, rows, step):
     """``array[rows[lane] + step, lane]`` of an (n, 32) array.
 

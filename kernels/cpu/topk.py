@@ -23,6 +23,7 @@ from numba.extending import overload
 
 from ..bits import bits_float, float_bits, int32, select
 from ._jit import jitable, kernel
+from ._piece import PIECE
 from .fused import run_tasks
 from .simd import LANES, any_lane, broadcast, load, store
 
@@ -116,7 +117,7 @@ def key_bits(like):
     raise NotImplementedError("compiled code only")
 
 
-@overload(candidate, jit_options={"forceinline": True})
+@overload(candidate, jit_options=PIECE)
 def _(like, key):
     integer, shift, most = _integers(like.dtype)
     lowest = integer(-most - 1)
@@ -128,7 +129,7 @@ def _(like, key):
     return real_of
 
 
-@overload(key_bits, jit_options={"forceinline": True})
+@overload(key_bits, jit_options=PIECE)
 def _(like):
     integer, _, most = _integers(like.dtype)
     lowest, width = integer(-most - 1), like.dtype.bitwidth

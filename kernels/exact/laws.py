@@ -23,6 +23,7 @@ from numba.extending import overload
 from .. import noise64
 from ..bits import fma, select
 from ..cpu._jit import jitable, register_formulas
+from ..cpu._piece import PIECE
 from ..noise import GUMBEL, NORMAL
 from . import nodes, tails32, tails64
 
@@ -49,17 +50,17 @@ def log1m(x, one_minus_x):
     return (tails32 if x.dtype == np.float32 else noise64).log1m(x, one_minus_x)
 
 
-@overload(exp, jit_options={"forceinline": True})
+@overload(exp, jit_options=PIECE)
 def _(x):
     return (lambda x: tails32.exp(x)) if x.dtype == types.float32 else lambda x: tails64.exp(x)
 
 
-@overload(mills, jit_options={"forceinline": True})
+@overload(mills, jit_options=PIECE)
 def _(a):
     return (lambda a: tails32.mills(a)) if a.dtype == types.float32 else lambda a: tails64.mills(a)
 
 
-@overload(log1m, jit_options={"forceinline": True})
+@overload(log1m, jit_options=PIECE)
 def _(x, one_minus_x):
     if x.dtype == types.float32:
         return lambda x, one_minus_x: tails32.log1m(x, one_minus_x)
