@@ -22,7 +22,7 @@ from ._host_jax import Host, host_p
 from ._seeds import Place, as_int, as_seed
 from ._solved import SolvedSampler, window_size
 from ._solver import PerInstance, Solver, Structure, Window, takes_warm_start, wrong_axes
-from .kernels.codes import ANTITHETIC, SCORE, VALUE, VJP, Problem
+from .kernels.codes import SCORE, VALUE, VJP, Problem
 
 # -------------------------------------------------------------------------------------- arguments
 
@@ -304,11 +304,11 @@ class Program:
         if self.function.variance_reduction == "qmc":
             others = m - samples
             return y - (whole - total) / others if randomisations > 1 else y
-        if self.whole.draws.design == ANTITHETIC and m > 2:
+        if self.whole.draws.is_paired and m > 2:
             pairs = y.reshape(-1, 2, *y.shape[1:]).sum(1, keepdims=True)
             own = jnp.broadcast_to(pairs, (len(y) // 2, 2, *y.shape[1:])).reshape(y.shape)
             return y - (whole - own) / (m - 2)
-        if self.whole.draws.design == ANTITHETIC or m == 1:
+        if self.whole.draws.is_paired or m == 1:
             return y
         return (y - whole / m) * (m / (m - 1))
 

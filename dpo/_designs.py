@@ -136,7 +136,7 @@ def designed(whole: Sampler, num_samples: int) -> AnySampler:
     draws = whole.draws
     if draws.num_samples != num_samples:
         draws = draws._replace(num_samples=num_samples)
-    if draws.design == ANTITHETIC and num_samples == 1:
+    if draws.is_paired and num_samples == 1:
         draws = draws._replace(design=INDEPENDENT)  # the same sample, without a pair
     if draws.design != SOBOL:
         return whole if draws is whole.draws else whole._replace(draws=draws)

@@ -26,7 +26,6 @@ import numpy as np
 
 from ._device import divided, is_host, kernels, namespace
 from .kernels.codes import (
-    ANTITHETIC,
     FEW,
     JACOBIAN,
     JVP,
@@ -81,7 +80,7 @@ def keeps_samples(
 
 def leaves_one_out(draws: Draws, centred: bool) -> bool:
     """Whether a sample's derivative is centred by the mean of the others."""
-    return centred and draws.num_samples > 1 + (draws.design == ANTITHETIC)
+    return centred and draws.num_samples > 1 + draws.is_paired
 
 
 def mean_words(draws: Draws, centred: bool, d: int) -> int:
@@ -179,17 +178,13 @@ class Sampler(NamedTuple):
         return self.draws.num_samples
 
     @property
-    def _paired(self) -> bool:
-        return self.draws.design == ANTITHETIC
-
-    @property
     def _loo(self) -> bool:
         return self.centre is None and leaves_one_out(self.draws, self.centred)
 
     @property
     def _divisor(self) -> int:
         """What sums of centred terms are divided by."""
-        return self.num_samples - (self._loo and not self._paired)
+        return self.num_samples - (self._loo and not self.draws.is_paired)
 
     @property
     def _by_jacobian(self) -> bool:
@@ -289,10 +284,10 @@ class Sampler(NamedTuple):
 
         With pairs the terms are the pairs' means; their sums are squared in ``squares`` twice.
         """
-        n = self.num_samples // 2 if self._paired else self.num_samples
+        n = self.num_samples // 2 if self.draws.is_paired else self.num_samples
         if n < 2:
             return namespace(total).full(total.shape, np.nan)
-        second = squares / 8 if self._paired else squares
+        second = squares / 8 if self.draws.is_paired else squares
         with np.errstate(invalid="ignore"):  # a row's maximum may be infinite
             variance = np.maximum(second / n - (total / self.num_samples) ** 2, 0.0)
         return np.sqrt(variance / (n - 1))
@@ -493,7 +488,7 @@ class Sampler(NamedTuple):
 
     @property
     def _pulls(self) -> bool:
-        return self._paired and self._loo
+        return self.draws.is_paired and self._loo
 
     def jvp(self, t: np.ndarray, errors: bool = False, weighting: int = SCORE) -> MeanAndError:
         """``J t`` and its standard error.

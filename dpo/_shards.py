@@ -116,11 +116,11 @@ class Shard(NamedTuple):
     def mean(self, winners: np.ndarray) -> np.ndarray:
         """This shard's part of ``ybar``, (rows, d) in the dtype of scores."""
         s = self.sampler
-        return kernels_for(s.theta).mean_of(winners, s.draws.coordinate_offset, s.theta)
+        return kernels_for(s.theta).mean_of(winners, s.draws, s.theta)
 
     def projections(self, v: np.ndarray, winners: np.ndarray) -> np.ndarray:
         """``<v, y_m>`` over the coordinates of this shard, (rows, M) in the dtype of scores."""
-        return kernels_for(v).projections(v, winners, self.sampler.draws.coordinate_offset)
+        return kernels_for(v).projections(v, winners, self.sampler.draws)
 
     def vjp(self, projections: np.ndarray) -> np.ndarray:
         """This shard's part of ``v^T J``, (rows, d), from ``<v, y_m>`` over all shards; float64, or
@@ -166,7 +166,8 @@ class Shard(NamedTuple):
 
     def epsilon_slope_of_maximum(self, winners: np.ndarray) -> np.ndarray:
         """This shard's part of ``d Fbar / d eps``, (rows,): the mean noise of what was chosen."""
-        s, (own, place) = self.sampler, self._own(winners)
+        s = self.sampler
+        own, place = s.draws.own(winners, s.theta.shape[1])
         total = self._xp.zeros(len(s.theta))
         for j in range(winners.shape[2]):
             given = s.theta, s.draws, place[:, :, j]
@@ -178,7 +179,7 @@ class Shard(NamedTuple):
     def perturbed_scores(self, winners: np.ndarray) -> np.ndarray:
         """``theta_w + eps z_w`` of a race's winners, (rows, M); 0 where another shard has them."""
         s = self.sampler
-        own, place = (x[:, :, 0] for x in self._own(winners))
+        own, place = s.draws.own(winners[:, :, 0], s.theta.shape[1])
         given = s.theta, s.epsilon, s.draws, place
         values = kernels_for(s.theta).perturbed_scores(*given, **self._precision)
         return np.where(own, values, values.dtype.type(0))
@@ -187,12 +188,6 @@ class Shard(NamedTuple):
         """``Fbar``, (rows,) float64, from the perturbed scores of winners, (rows, M) or with k."""
         totals = values.reshape(len(values), -1).sum(1, dtype=np.float64)
         return totals / self.sampler.num_samples
-
-    def _own(self, winners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which winners are this shard's, and their places in it (0 for the others)."""
-        place = winners - self.sampler.draws.coordinate_offset
-        own = (place >= 0) & (place < self.sampler.theta.shape[1])
-        return own, np.where(own, place, 0)
 
     @property
     def _xp(self):

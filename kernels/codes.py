@@ -66,6 +66,12 @@ NO_COORDINATE = 2**32 - 1
 """The number of a coordinate that does not exist, in lists of the best; its value is -inf."""
 
 
+def pull_of(paired, num_samples):
+    """``1 / (M - 2)``, which makes a centre that is the mean of all samples that of all other
+    pairs: ``a + pull (a + mate)`` for a centred weight ``a``; 0 where there are no other pairs."""
+    return 1.0 / (num_samples - 2) if paired and num_samples > 2 else 0.0
+
+
 class Draws(NamedTuple):
     """Which noise: everything but the scores and their temperature."""
 
@@ -83,6 +89,23 @@ class Draws(NamedTuple):
     """The first sample; a call can be split by samples, integer results add up exactly."""
     coordinate_offset: int = 0
     """The first coordinate, of a problem whose coordinates are split: a multiple of four."""
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether neighbouring samples are an antithetic pair."""
+        return self.design == ANTITHETIC
+
+    @property
+    def pull(self) -> float:
+        """See ``pull_of``."""
+        return pull_of(self.is_paired, self.num_samples)
+
+    def own(self, numbers, d: int):
+        """Which coordinates, as the whole problem numbers them, are among the ``d`` of this shard,
+        and their places in it (0 for the others)."""
+        place = numbers - self.coordinate_offset
+        is_own = (place >= 0) & (place < d)
+        return is_own, np.where(is_own, place, 0)
 
     @property
     def first_quad(self) -> int:

@@ -15,7 +15,6 @@ from . import noise_table, user
 from .bits import fma
 from .codes import (
     ADDITIVE,
-    ANTITHETIC,
     FEW,
     JACOBIAN,
     JVP,
@@ -60,7 +59,7 @@ def designed_words(draws, row_ids, d):
     samples = draws.sample_offset + np.arange(draws.num_samples)
     place = row_ids, d, draws.seed, draws.first_quad
     low = noise_words(STREAM_REFINE, samples, *place)
-    if draws.design == ANTITHETIC:
+    if draws.is_paired:
         mirrored = np.where(samples % 2 == 1, 0xFFFFFFFF, 0).astype(np.uint32)[:, None, None]
         high = noise_words(STREAM_NOISE, samples // 2, *place)
         low = noise_words(STREAM_REFINE, samples // 2, *place)
@@ -174,7 +173,7 @@ class Pass:
 
     @property
     def _paired(self):
-        return self.draws.design == ANTITHETIC
+        return self.draws.is_paired
 
     @property
     def _pull(self):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .codes import ANTITHETIC, JACOBIAN, JVP, MAXIMUM, MOMENTS, VALUE, VJP, Draws
+from .codes import JACOBIAN, JVP, MAXIMUM, MOMENTS, VALUE, VJP, Draws
 from .cpu.draws import Perturbation
 from .reference_sums import mates
 
@@ -40,8 +40,7 @@ class Accumulator:
         self.operation, self.squares = operation, squares
         self.direction, self.mean = direction, mean
         self.multiplicative = draws.multiplicative
-        self.paired = draws.design == ANTITHETIC
-        self.pull = 1 / (draws.num_samples - 2) if self.paired and draws.num_samples > 2 else 0.0
+        self.paired, self.pull = draws.is_paired, draws.pull
         self.counts = self.deviations = self.totals = np.zeros(())
         self._origin: np.ndarray | None = None
 

@@ -76,8 +76,8 @@ for dtype, family, design in [(np.float32, 0, INDEPENDENT), (np.float64, 1, ANTI
     own = best.indices[:, :, 0] - part.coordinate_offset
     shard.perturbed_scores(theta, epsilon, part, own, device=device)
     shard.merged(*best, 5, device=device)
-    shard.mean_of(best.indices, part.coordinate_offset, theta, device=device)
-    shard.projections(theta, best.indices, part.coordinate_offset, device=device)
+    shard.mean_of(best.indices, part, theta, device=device)
+    shard.projections(theta, best.indices, part, device=device)
     shard.vjp(theta, epsilon, part, np.ones((2, 20), dtype), 20, device=device)
     wide = dtype == np.float64
     temperatures = np.geomspace(0.3, 2, 70).reshape(2, 35) if wide else epsilon

@@ -44,6 +44,14 @@ def is_cpu(shard):
 FAMILIES = pytest.mark.parametrize("name", ["normal", "gumbel", "logistic", "laplace"])
 
 
+@pytest.fixture(autouse=True)
+def tables_in_one_precision(request):
+    """They are compiled, for a minute, and differ in what the argmax is tested for."""
+    given = getattr(request.node, "callspec", None)
+    if given and given.params.get("name") == "laplace" and given.params["dtype"] is np.float64:
+        pytest.skip("tables are compiled in one precision")
+
+
 @FAMILIES
 @pytest.mark.parametrize("samples", [3, 70])
 @pytest.mark.parametrize("rows", [3, 40])
@@ -150,11 +158,12 @@ def test_what_winners_add_up_to(shard, dtype, k):
     rng, d = np.random.default_rng(0), 9
     v, first = rng.standard_normal((4, d)).astype(dtype), 2**32 - 20
     winners = np.sort(rng.integers(first - 4, first + d + 3, (4, 50, k)), axis=-1)
-    mean = shard.mean_of(winners, first, v)
+    part = draws("normal", 50)._replace(coordinate_offset=first)
+    mean = shard.mean_of(winners, part, v)
     hits = winners[..., None] == first + np.arange(d)
     np.testing.assert_array_equal(mean, (hits.sum((1, 2)) / 50).astype(dtype))
     expected = np.einsum("bmki,bi->bm", hits, v)
-    products = shard.projections(v, winners, first)
+    products = shard.projections(v, winners, part)
     assert mean.dtype == products.dtype == dtype
     np.testing.assert_allclose(products, expected, rtol=0, atol=1e-6)
 

@@ -75,17 +75,23 @@ def apply_slope_to_row(sums, divisor, theta, epsilon, sign, result):
         result[i] = sums[i] / divisor * (0.0 if np.isinf(theta[i]) else scale)
 
 
+@jitable
+def apply_any_slope_to_row(sums, divisor, theta, epsilon, sign, multiplicative, result):
+    """As ``apply_slope``, of a row; ``epsilon`` is of one entry or one a coordinate."""
+    if epsilon.size == 1 and not multiplicative:
+        apply_slope_to_row(sums, divisor, theta, epsilon[0], sign, result)
+        return
+    for i in range(result.size):
+        own = epsilon[i if epsilon.size > 1 else 0]
+        result[i] = sums[i] / divisor * slope(theta[i], own, sign, multiplicative)
+
+
 @kernel
 def _apply_slope(sums, divisor, theta, epsilon, sign, multiplicative, result):
-    rows, d = theta.shape
-    for b in range(rows):
-        if epsilon.shape[1] == 1 and not multiplicative:
-            apply_slope_to_row(sums[b, 0], divisor, theta[b], epsilon[b, 0], sign, result[b])
-            continue
-        for i in range(d):
-            eps = epsilon[b, i if epsilon.shape[1] > 1 else 0]
-            x = slope(theta[b, i], eps, sign, multiplicative)
-            result[b, i] = sums[b, 0, i] / divisor * x
+    for b in range(len(theta)):
+        apply_any_slope_to_row(
+            sums[b, 0], divisor, theta[b], epsilon[b], sign, multiplicative, result[b]
+        )
 
 
 def apply_slope(

@@ -493,14 +493,14 @@ def run_few(
                 if centred:
                     gather(mean, which, padded, centre)
                 add.project(y, d, LANES, directed, centre, pull, weights)
-                add.to_rows(s, d, s_rows)
+                add.to_rows(s, 0, d, s_rows)
                 add.add_rows_of_terms(weights, s_rows, d, count, paired, which, sums)
             else:
-                add.to_rows(y, d, y_rows)
+                add.to_rows(y, 0, d, y_rows)
                 add.add_rows_of_solutions(y_rows, d, count, paired, which, counts)
                 keep_rows(y_rows, count, first * num_samples + n, solutions)
             if scores.size > 0:
-                add.to_rows(s, d, s_rows)
+                add.to_rows(s, 0, d, s_rows)
                 keep_rows(s_rows, count, first * num_samples + n, scores)
             if operation == MAXIMUM:
                 add.add_rows_of_values(y, d, p, count, paired, which, values, sums)

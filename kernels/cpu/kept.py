@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..bits import fma
-from ..codes import ANTITHETIC, Draws
+from ..codes import Draws
 from ._jit import jitable, kernel
 from .layout import compiled_layout
 
@@ -57,19 +57,12 @@ def add_kept(solutions, scores, v, mean, pull, sums):
                 total[i] += np.float64(a * s[i])
 
 
-def pull_of(draws: Draws) -> float:
-    """``pull`` of ``sums.py``."""
-    return (
-        1 / (draws.num_samples - 2) if draws.design == ANTITHETIC and draws.num_samples > 2 else 0
-    )
-
-
 def vjp_of_kept(
     draws: Draws, solutions: np.ndarray, scores: np.ndarray, v: np.ndarray, mean: np.ndarray
 ) -> np.ndarray:
     """The sums of a VJP, (rows, 1, d) float64, of what ``launch`` has left in ``solutions`` and
     ``scores``, (rows, num_samples, d); ``v`` and ``mean`` are (rows, d), of the scores' dtype."""
     sums = np.empty((len(v), 1, v.shape[1]))
-    pull = v.dtype.type(pull_of(draws))
+    pull = v.dtype.type(draws.pull)
     add_kept(solutions, scores, compiled_layout(v), compiled_layout(mean), pull, sums[:, 0])
     return sums

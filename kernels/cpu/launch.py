@@ -28,7 +28,7 @@ from ..noise import GUMBEL
 from ..user import Interrupted
 from . import argmax, argmax_jacobian, argmax_rows, failure
 from .arrays import all_finite, apply_slope, contract, divided, has_nan
-from .kept import pull_of, vjp_of_kept
+from .kept import vjp_of_kept
 from .layout import compiled_layout
 from .simd import LANES
 from .tasks import joined, parts_of, rows_together
@@ -347,7 +347,7 @@ def _fused(
         (call.family, _kind(problem, call, weighting), draws.design, weighting), call.key,
         directions, call.theta, compiled_layout(scale), call.row_ids,
         (draws.num_samples, draws.sample_offset), call.direction, call.mean,
-        call.theta.dtype.type(pull_of(draws)), _options(problem), places,
+        call.theta.dtype.type(draws.pull), _options(problem), places,
     )  # fmt: skip
     memo = none if call.memo is None else call.memo
     solutions = none if solutions is None else solutions

@@ -341,20 +341,13 @@ def noise_at(theta: np.ndarray, draws: Draws, winners: np.ndarray) -> np.ndarray
     return perturbed_scores(none, ones, draws, winners)  # zeros take no memory
 
 
-def _own(winners: np.ndarray, first: int, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which winners are coordinates ``first .. first + d - 1``, and their places (0 of others)."""
-    place = winners - first
-    own = (place >= 0) & (place < d)
-    return own, np.where(own, place, 0)
-
-
-def mean_of(winners: np.ndarray, first: int, like: np.ndarray) -> np.ndarray:
-    """``ybar`` of the coordinates ``first ..``, in the shape and dtype of scores ``like`` them.
+def mean_of(winners: np.ndarray, draws: Draws, like: np.ndarray) -> np.ndarray:
+    """``ybar`` of the coordinates of a shard, in the shape and dtype of scores ``like`` them.
 
     ``winners`` is (rows, num_samples, k), coordinates as the whole problem numbers them.
     """
     rows, d = like.shape
-    own, place = _own(winners, first, d)
+    own, place = draws.own(winners, d)
     place += d * np.arange(rows)[:, None, None]
     chosen, counts = np.unique(place[own], return_counts=True)
     mean = np.zeros(like.size, like.dtype)  # mostly 0: winners are few beside coordinates
@@ -362,9 +355,9 @@ def mean_of(winners: np.ndarray, first: int, like: np.ndarray) -> np.ndarray:
     return mean.reshape(like.shape)
 
 
-def projections(v: np.ndarray, winners: np.ndarray, first: int) -> np.ndarray:
-    """``<v, y_m>`` over the coordinates ``first ..``, (rows, num_samples) in the dtype of v."""
-    own, place = _own(winners, first, v.shape[1])
+def projections(v: np.ndarray, winners: np.ndarray, draws: Draws) -> np.ndarray:
+    """``<v, y_m>`` over the coordinates of a shard, (rows, num_samples) in the dtype of v."""
+    own, place = draws.own(winners, v.shape[1])
     row = np.arange(len(v))[:, None, None]
     return np.where(own, v[row, place], v.dtype.type(0)).sum(-1)
 

@@ -114,12 +114,6 @@ def maxima(p, sums, result):
             result[1, b] = np.sqrt((0.0 if variance < 0 else variance) / (n - 1))
 
 
-@jitable
-def adjoint(p, c, totals, sign, b, product):
-    """``v^T J`` of row ``b``, from the sums of a VJP; ``sign`` is -1 where scores are costs."""
-    apply_slope_to_row(totals[b], divisor(p), c.theta[b], c.epsilons[b], sign, product)
-
-
 # ---------------------------------------------------------------------------------------- launches
 
 
@@ -187,7 +181,8 @@ def _entry(few):
             maxima(p, sums, result)
         if is_vjp:
             for b in range(rows):
-                adjoint(p, c, sums[:, 0], 1.0, b, result[b])
+                total, scores = sums[b, 0], theta[b]
+                apply_slope_to_row(total, divisor(p), scores, epsilons[b], 1.0, result[b])
         else:
             means(counts, p, mean)
 

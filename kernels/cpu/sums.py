@@ -18,6 +18,7 @@ from numba.extending import overload
 
 from ..bits import float32, float64, fma, int64, select
 from ._jit import jitable, kernel
+from ._piece import PIECE
 from .accumulate import add_quad
 from .perturb import coordinate
 from .simd import (
@@ -47,13 +48,15 @@ def pulled(pull, x):
     return fma(broadcast(pull), x + swap_neighbours(x), x) if pull != 0 else x
 
 
-def real(like, x):
-    """Lanes in the precision of ``like``."""
+def of_type(like, x):
+    """Lanes in the type of ``like``."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(real, jit_options={"forceinline": True})
+@overload(of_type, jit_options=PIECE)
 def _(like, x):
+    if x.dtype == like.dtype:
+        return lambda like, x: x
     if like.dtype == types.float32:
         return lambda like, x: float32(x)
     return lambda like, x: float64(x)
@@ -96,7 +99,7 @@ def project(y, d, count, direction, mean, pull, weights):
     for at in range(0, count, LANES):
         a = broadcast(weights.dtype.type(0.0))
         for i in range(d):
-            centred = real(weights, load(y, i * stride + at)) - coordinate(mean, i)
+            centred = of_type(weights, load(y, i * stride + at)) - coordinate(mean, i)
             a = fma(coordinate(direction, i), centred, a)
         store(weights, at, pulled(pull, a))
     for lane in range(count, weights.size):
@@ -149,7 +152,7 @@ def add_row(y, row, b, count, paired, pull, lanes, first):
     for at in range(0, count, LANES):
         c = load(b, at)
         if row >= 0:
-            x = real(b, load(y, row * y.shape[1] + at))
+            x = of_type(b, load(y, row * y.shape[1] + at))
             total = fma(x, pulled(pull, c), total)
         else:
             total = total + c
@@ -161,7 +164,7 @@ def add_row(y, row, b, count, paired, pull, lanes, first):
             pair = of_pair(paired, c)
             x = pair
             if row >= 0:
-                x = real(b, load(y, row * y.shape[1] + at))
+                x = of_type(b, load(y, row * y.shape[1] + at))
                 x = of_pair(paired, x * pulled(pull, c))
             cross = fma(x, pair, cross)
             squares = fma(x, x, squares)
@@ -200,7 +203,7 @@ def add_outer(y, d, s, count, paired, pull, lanes, strand):
         if plain:
             for at in range(0, count, LANES):
                 one = broadcast(s.dtype.type(1.0))
-                store(row, at, real(row, load(y, i * stride + at)) if i < d else one)
+                store(row, at, of_type(row, load(y, i * stride + at)) if i < d else one)
             for k in range(0, d, 4):
                 add_four_trees(row, s, k, stride, count, strand[0, i * d : (i + 1) * d])
             continue
@@ -245,7 +248,7 @@ def add_moments(y, d, p, z, count, multiplicative, lanes):
         first = load(lanes, i * LANES)
         second = load(lanes, (lanes.shape[1] + i) * LANES)
         for at in range(0, count, LANES):
-            x = real(p, load(y, i * stride + at))
+            x = of_type(p, load(y, i * stride + at))
             if multiplicative:
                 x = select(x != p.dtype.type(0.0), x * load(p, i * stride + at), x)
             first = first + x
@@ -275,13 +278,15 @@ def add_trees(lanes, strand):
 
 
 @kernel
-def to_rows(lanes, d, rows):
-    """``rows[lane, i] = lanes[i, lane]``, whole quads of ``d`` coordinates."""
+def to_rows(lanes, at, d, rows):
+    """``rows[lane, i] = lanes[i, at + lane]``, whole quads of ``d`` coordinates."""
+    stride = lanes.shape[1]
     for i in range(0, d, 4):
-        at = i * LANES
+        first = i * stride + at
         store_quad(
-            rows, i, load(lanes, at), load(lanes, at + LANES), load(lanes, at + 2 * LANES),
-            load(lanes, at + 3 * LANES),
+            rows, i, of_type(rows, load(lanes, first)), of_type(rows, load(lanes, first + stride)),
+            of_type(rows, load(lanes, first + 2 * stride)),
+            of_type(rows, load(lanes, first + 3 * stride)),
         )  # fmt: skip
 
 

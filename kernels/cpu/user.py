@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bits import float64
 from ..user import BoundSolver, Interrupted
 from . import user_function
 from ._jit import jitable, kernel
@@ -32,8 +31,8 @@ from .simd import (
     load,
     lowest_bit,
     store,
-    store_quad,
 )
+from .sums import to_rows
 from .user_function import call_address
 
 NS_PER_COORDINATE = 5.0
@@ -67,19 +66,7 @@ def prepare(theta, scale, d, kind):
     """Nothing depends on the row."""
 
 
-# -------------------------------------------------------------------------------- lanes to rows
-
-
-@kernel
-def to_rows(p, at, scores):
-    """Scores of lanes ``at ..`` as rows of float64."""
-    stride = p.shape[1]
-    for i in range(0, scores.shape[1], 4):
-        store_quad(
-            scores, i,
-            float64(load(p, i * stride + at)), float64(load(p, (i + 1) * stride + at)),
-            float64(load(p, (i + 2) * stride + at)), float64(load(p, (i + 3) * stride + at)),
-        )  # fmt: skip
+# -------------------------------------------------------------------------------- rows to lanes
 
 
 @kernel
@@ -113,7 +100,7 @@ def solve(p, d, count, places, which, options, work, y):
     y[...] = 0
     for at in range(0, count, LANES):
         here = min(LANES, count - at)
-        to_rows(p, at, scores)
+        to_rows(p, at, d, scores)
         solved = call_address(
             options[0],
             (

@@ -15,7 +15,6 @@ import numpy as np
 
 from ..codes import (
     ADDITIVE,
-    ANTITHETIC,
     JACOBIAN,
     JVP,
     MAXIMUM,
@@ -189,14 +188,13 @@ class Call:
         self.dtype = self.theta.dtype.type
         self.real = TYPES[self.dtype]
         self.fast = precision == "fast" and self.real == "float"
-        self.paired = draws.design == ANTITHETIC
+        self.paired = draws.is_paired
         scale = xp.asarray(epsilon, self.dtype)
         if problem.minimises and not draws.multiplicative:
             scale = -scale
         self.scale = self.padded_scale = xp.ascontiguousarray(scale)
         self.per_coordinate = self.scale.shape[1] > 1
-        pulls = self.paired and draws.num_samples > 2
-        self.pull = self.dtype(1 / (draws.num_samples - 2) if pulls else 0)
+        self.pull = self.dtype(draws.pull)
         self.parts = min(STRANDS, -(-draws.num_samples // CHUNK))
         host_seed = isinstance(draws.seed, tuple)
         self.seed = None if host_seed else draws.seed

@@ -177,8 +177,8 @@ def _perturbed(call: Call, scores: Array | None, winners: Array) -> Array:
 # ------------------------------------------------------------------------ what winners add up to
 
 
-def mean_of(winners: Array, first: int, like: Array, device: Device | None = None) -> Array:
-    """``ybar`` of the coordinates ``first ..``, in the shape and dtype of scores ``like`` them.
+def mean_of(winners: Array, draws: Draws, like: Array, device: Device | None = None) -> Array:
+    """``ybar`` of the coordinates of a shard, in the shape and dtype of scores ``like`` them.
 
     ``winners`` is (rows, num_samples, k), coordinates as the whole problem numbers them.
     """
@@ -189,23 +189,24 @@ def mean_of(winners: Array, first: int, like: Array, device: Device | None = Non
     if winners.size > 0:
         kernel = device.function("shard.cu", template("count_winners", TYPES[count]))
         of_row = winners.shape[1] * winners.shape[2]
-        sizes = map(np.int64, (winners.size, of_row, first, d))
+        sizes = map(np.int64, (winners.size, of_row, draws.coordinate_offset, d))
         blocks = -(-winners.size // MAX_THREADS)
         kernel((blocks,), (MAX_THREADS,), (xp.ascontiguousarray(winners), *sizes, counts))
     result = counts.view(like.dtype)  # in place: a shard may fill the memory
     return divided(counts, winners.shape[1], like.dtype.type, result, device)
 
 
-def projections(v: Array, winners: Array, first: int, device: Device | None = None) -> Array:
-    """``<v, y_m>`` over the coordinates ``first ..``, (rows, num_samples) in the dtype of v."""
+def projections(v: Array, winners: Array, draws: Draws, device: Device | None = None) -> Array:
+    """``<v, y_m>`` over the coordinates of a shard, (rows, num_samples) in the dtype of v."""
     device = or_current(device)
     xp, (rows, num_samples, k) = device.xp, winners.shape
     products, problems = xp.empty((rows, num_samples), v.dtype), rows * num_samples
     if problems > 0:
         kernel = device.function("shard.cu", template("project", TYPES[v.dtype.type]))
         arrays = xp.ascontiguousarray(v), xp.ascontiguousarray(winners)
-        sizes = np.int64(problems), np.int64(num_samples), np.int32(k), np.int64(first)
-        given = *arrays, *sizes, np.int64(v.shape[1]), products
+        sizes = np.int64(problems), np.int64(num_samples), np.int32(k)
+        columns = np.int64(draws.coordinate_offset), np.int64(v.shape[1])
+        given = *arrays, *sizes, *columns, products
         kernel((-(-problems // MAX_THREADS),), (MAX_THREADS,), given)
     return products
 
