@@ -1,6 +1,6 @@
 """What training calls, compiled into JAX programs on the CPU: no Python, no interpreter lock.
 
-An operation with independent samples, or pairs of them, and one temperature a row becomes a call of
+An operation with independent samples, or pairs of them, becomes a call of
 an XLA handler (``_jax_ffi.py``). A handler launches the kernels of ``kernels/cpu``, in the machine
 code that NumPy's calls have compiled (``_jax_cpu_kernels.py``), on XLA's own threads
 (``_jax_cpu_threads.py``), and repeats around them the float64 arithmetic of the engine
@@ -33,9 +33,10 @@ from ._engine import _OUTER_BYTES, _SMALL, _is_small, _outer_bytes, are_samples,
 from ._jax_cpu_frames import ENTROPY, NONE, OPERATIONS, OPTIONS, ORACLES, TOTAL, Parameters
 from ._jax_cpu_handler import WRITES
 from ._jax_cpu_kernels import form, kernel_index, load_kernel, module
+from ._jax_operands import is_shared
 from ._noise import as_noise
 from ._oracles import Argmax, Ranks, ShortestPath, TopK
-from .kernels.codes import ANTITHETIC, FEW, INDEPENDENT, Draws, Problem
+from .kernels.codes import ANTITHETIC, FEW, INDEPENDENT, VALUE, Draws, Problem
 from .kernels.cpu import launch
 from .kernels.cpu._jit import source_stamp
 from .kernels.cpu.argmax_rows import fills_lanes
@@ -133,14 +134,16 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         return None  # Python goes through such sums a block at a time
     family = as_noise(layer.noise).family
     paired = layer.variance_reduction == "antithetic" and m > 1
-    draws = Draws(family, (0, 0), m, ANTITHETIC if paired else INDEPENDENT)
-    kernel = _kernel(spec, problem, draws, rows, d, theta.dtype, by_jacobian)
+    multiplicative = layer.perturbation == "multiplicative"
+    draws = Draws(family, (0, 0), m, ANTITHETIC if paired else INDEPENDENT, multiplicative)
+    columns = 1 if is_shared(layer, epsilon) else d
+    given = problem, np.empty((1, columns)), draws
+    kernel = _kernel(spec, *given, rows, d, theta.dtype, by_jacobian)
     memo_words, solution_words = 0, 1
     centred = layer.variance_reduction != "none"
     keeps_samples = are_samples(spec.kept, draws, centred, d, theta.dtype)
     if _recalls(spec) and not by_jacobian and not keeps_samples:
-        given = problem, draws, centred, rows, d, theta.dtype
-        memo_words, solution_words = _memo(spec, *given)
+        memo_words, solution_words = _memo(spec, *given, centred, rows, d, theta.dtype)
     handler = registered(kernel, _written(spec.operation), theta.dtype.name)
     ns_per_coordinate = getattr(module(kernel), "NS_PER_COORDINATE", 1.0)
     parameters = Parameters(
@@ -150,12 +153,14 @@ def plan(spec: Spec, exact: bool, theta, seeds, offsets, epsilon, *arrays):
         d=d,
         family=family,
         num_samples=m,
+        columns=columns,
+        multiplicative=multiplicative,
         centred=centred,
         paired=paired,
         words=seeds.shape[-1] if seeds.ndim > mapped else 1,
         by_theta="theta" in spec.slopes,
         by_epsilon="epsilon" in spec.slopes,
-        offset=_offset(spec, problem, family),
+        offset=_offset(spec, problem, family) if columns == 1 else NONE,
         kept=spec.kept,
         by_jacobian=by_jacobian,
         memo_words=memo_words,
@@ -194,12 +199,10 @@ def _serves(spec: Spec, theta, seeds, offsets, epsilon, *arrays) -> bool:
         spec.operation in OPERATIONS
         and type(oracle) in (Argmax, TopK, Ranks, ShortestPath)
         and isinstance(layer.num_samples, int)
-        and layer.perturbation == "additive"
         and layer.variance_reduction != "qmc"
         and isinstance(as_noise(layer.noise).family, int)
         and theta.dtype in (np.float32, np.float64)
         and all(x.dtype == theta.dtype for x in (epsilon, *arrays))
-        and epsilon.shape[-oracle.event_ndim :] == (1,) * oracle.event_ndim
         and {seeds.dtype, offsets.dtype} <= set(ffi.DTYPES.values())
     )
 
@@ -224,11 +227,12 @@ def _recalls(spec: Spec) -> bool:
 
 
 def _kernel(
-    spec: Spec, problem: Problem, draws: Draws, rows: int, d: int, dtype, by_jacobian: bool
-) -> str:
+    spec: Spec, problem: Problem, epsilon: np.ndarray, draws: Draws, rows: int, d: int, dtype,
+    by_jacobian: bool,
+) -> str:  # fmt: skip
     """What an operation launches: see ``kernels/cpu/launch.py``."""
     if problem.oracle == "argmax":
-        if draws.design != INDEPENDENT:
+        if not launch.is_plain(problem, epsilon, draws, VALUE):
             return "argmax_dense"
         if by_jacobian and dtype == np.float32:
             return "argmax_jacobian"
@@ -236,15 +240,16 @@ def _kernel(
             return "argmax_dense"
         return "argmax_rows" if fills_lanes(rows, draws.num_samples) else "argmax"
     is_plain = not by_jacobian and _written(spec.operation) in ("value", "adjoint")
-    sparse = is_plain and launch.is_sparse_topk(problem, np.empty((1, 1)), draws, d)
+    sparse = is_plain and launch.is_sparse_topk(problem, epsilon, draws, d)
     return "topk_sparse" if sparse else problem.oracle
 
 
 def _memo(
-    spec: Spec, problem: Problem, draws: Draws, centred: bool, rows: int, d: int, dtype
-) -> tuple[int, int]:
+    spec: Spec, problem: Problem, epsilon: np.ndarray, draws: Draws, centred: bool, rows: int,
+    d: int, dtype,
+) -> tuple[int, int]:  # fmt: skip
     """Words of the memo of a call, 0 where it has none, and of a solution in it."""
-    of_a_row = problem, np.empty((1, 1)), draws, d, dtype  # one temperature a row
+    of_a_row = problem, epsilon, draws, d, dtype
     words = rows * launch.memo_words(*of_a_row)
     of_mean = mean_words(draws, centred, d)
     if spec.kept:

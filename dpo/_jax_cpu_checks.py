@@ -30,6 +30,7 @@ from ._jax_cpu_frames import (
     first_of,
     parameters,
     seed_of,
+    temperatures,
     total_of,
     words,
 )
@@ -57,12 +58,13 @@ _MAJOR = ffi.MAJOR
 def looks_wrong(frame, p, like):
     """Whether Python is to look at the operands: it decides, this only must not miss anything."""
     theta = array(frame, OPERANDS, 0, p, p.d, like)
-    epsilon = array(frame, OPERANDS, 3, p, 1, like)
+    epsilon = temperatures(frame, p, like)
     wrong = _has_nan(theta)
     for call in range(p.calls):
         wrong |= not (seed_of(frame, p, call)[2] and first_of(frame, p, call)[2])
     for b in range(theta.shape[0]):
-        wrong |= not (epsilon[b, 0] > 1.001e-30 and epsilon[b, 0] < 0.999e30)
+        for i in range(p.columns):
+            wrong |= not (epsilon[b, i] > 1.001e-30 and epsilon[b, i] < 0.999e30)
     if p.operation >= LOSS_OF:
         beside = array_beside(frame, p, like)
         if p.operation != LOSS_OF:
@@ -148,7 +150,11 @@ def _layer(p: Parameters, oracle: Oracle) -> Perturbed:
     """The layer of a call, as far as values and complaints depend on it; at temperature 1."""
     noise = next(n for n in (Normal(), Gumbel(), Logistic()) if n.family == p.family)
     design = "antithetic" if p.paired else "loo"
-    layer = Perturbed(oracle, num_samples=p.num_samples, noise=noise, variance_reduction=design)
+    perturbation = "multiplicative" if p.multiplicative else "additive"
+    layer = Perturbed(
+        oracle, num_samples=p.num_samples, noise=noise, variance_reduction=design,
+        perturbation=perturbation,
+    )  # fmt: skip
     return layer._at(1.0)
 
 
@@ -176,7 +182,7 @@ def _again(p: Parameters, oracle: Oracle, theta, seeds, offsets, epsilon, *array
         theta.reshape(p.calls, p.rows, *event),
         seeds.reshape((p.calls, 2) if p.words == 2 else p.calls),
         offsets.reshape(p.calls, 2),
-        epsilon.reshape(p.calls, p.rows, *(1 for _ in event)),
+        epsilon.reshape(p.calls, p.rows, *(n if p.columns > 1 else 1 for n in event)),
         *(x.reshape(p.calls, p.rows, *event) for x in arrays),
         spec=Spec(layer=_layer(p, oracle), axes=1 + len(event), **spec),
     )

@@ -38,6 +38,10 @@ class Parameters(NamedTuple):
     d: int
     family: int
     num_samples: int
+    columns: int
+    """Temperatures of a row: one, or one a coordinate."""
+    multiplicative: int
+    """Whether noise multiplies scores."""
     centred: int
     """Whether derivatives leave one sample out, or one pair."""
     paired: int
@@ -141,8 +145,14 @@ def array(frame, kind, k, p, columns, like):
 @jitable
 def array_beside(frame, p, like):
     """The array beside the scores, or the scores."""
-    columns = 1 if p.operation == EPSILON_PRODUCT else p.d
+    columns = p.columns if p.operation == EPSILON_PRODUCT else p.d
     return array(frame, OPERANDS, 4 if p.operation >= LOSS_OF else 0, p, columns, like)
+
+
+@jitable
+def temperatures(frame, p, like):
+    """Those of every row."""
+    return array(frame, OPERANDS, 3, p, p.columns, like)
 
 
 @jitable

@@ -31,6 +31,7 @@ from ._jax_cpu_frames import (
     parameters,
     pointer,
     seed_of,
+    temperatures,
     total_of,
     word,
     words_kept,
@@ -45,18 +46,21 @@ from .kernels.codes import (
     JACOBIAN,
     JVP,
     MAXIMUM,
+    MOMENTS,
+    MULTIPLICATIVE,
     RACE,
     SCALE_SCORE,
     SCORE,
     VALUE,
     VJP,
+    pull_of,
 )
 from .kernels.cpu._jit import jitable
-from .kernels.cpu.arrays import contract_sums
+from .kernels.cpu.arrays import apply_any_slope_to_row, contract_sums
 from .kernels.cpu.fused import copy_row
 from .kernels.cpu.kept import add_kept
 from .kernels.cpu.simd import LANES
-from .kernels.cpu.small import Samples, adjoint, divisor, is_loo, means, row_sum
+from .kernels.cpu.small import Samples, divisor, is_loo, means, row_sum
 from .kernels.cpu.tasks import add_strands, parts_of, rows_together
 from .kernels.cpu.threads import SMALL_CALL_NS
 from .kernels.noise import GUMBEL
@@ -66,10 +70,11 @@ class Call(NamedTuple):
     """The rows of all calls, as kernels and sums take them."""
 
     theta: np.ndarray
-    epsilons: np.ndarray
-    """Positive. Long enough to load whole blocks of lanes, as are ``scales`` and ``ids``."""
+    epsilon: np.ndarray
+    """Of rows, or of their coordinates."""
     scales: np.ndarray
-    """Negative where scores are costs."""
+    """The same in one axis, negative where noise is taken from costs. Long enough to load whole
+    blocks of lanes, as is ``ids``."""
     ids: np.ndarray
     keys: np.ndarray
     """Of calls, (calls, 3): as ``perturb.words`` takes them."""
@@ -84,8 +89,8 @@ class Call(NamedTuple):
 def call_of(frame, p, like):
     """What XLA has handed over."""
     rows = p.calls * p.rows
-    epsilon = array(frame, OPERANDS, 3, p, 1, like)
-    epsilons, scales = np.ones(rows + LANES, like.dtype), np.ones(rows + LANES, like.dtype)
+    epsilon = temperatures(frame, p, like)
+    scales = np.ones(rows * p.columns + LANES, like.dtype)
     ids, keys = np.zeros(rows + LANES, np.uint64), np.zeros((p.calls, 3), np.uint64)
     first_samples = np.empty(p.calls, np.int64)
     for call in range(p.calls):
@@ -94,29 +99,38 @@ def call_of(frame, p, like):
         first_samples[call] = np.int64(sample)
         for b in range(p.rows):
             ids[call * p.rows + b] = row + np.uint64(b)
+    sign = 1 if p.multiplicative != 0 else p.sign
     for b in range(rows):
-        epsilons[b], scales[b] = epsilon[b, 0], p.sign * epsilon[b, 0]
+        for i in range(p.columns):
+            scales[b * p.columns + i] = sign * epsilon[b, i]
     places, ends = np.zeros((p.rows, 2), np.int64), ends_of(frame, p)
     for b in range(p.rows if p.ends > 0 else 0):
         for k in range(2):
             places[b, k] = ends[min(b, p.ends - 1), k]
     return Call(
-        array(frame, OPERANDS, 0, p, p.d, like), epsilons, scales, ids, keys, first_samples,
+        array(frame, OPERANDS, 0, p, p.d, like), epsilon, scales, ids, keys, first_samples,
         places, array_beside(frame, p, like),
     )  # fmt: skip
 
 
 @jitable
 def by_scale(p):
-    """Whether a derivative in the temperature is by the scores of the scale: where solutions do not
-    have one sum (``Sampler.epsilon_vjp``)."""
-    return p.oracle == GRID_PATH and p.operation >= EPSILON_ADJOINT
+    """Whether a derivative in the temperature is by the scores of the scale
+    (``Sampler._by_product``)."""
+    by_product = p.oracle != GRID_PATH and p.columns == 1 and p.multiplicative == 0
+    return p.operation >= EPSILON_ADJOINT and not by_product
+
+
+@jitable
+def of_product(p):
+    """Whether locations are products, and derivatives in scores differ by those."""
+    return p.multiplicative != 0 and not by_scale(p)
 
 
 @jitable
 def sign_of(p):
-    """What derivatives are multiplied by: scores of the scale know of costs."""
-    return 1 if by_scale(p) else p.sign
+    """What derivatives are multiplied by: scores of the scale, and products, know of costs."""
+    return 1 if by_scale(p) or p.multiplicative != 0 else p.sign
 
 
 @jitable
@@ -135,6 +149,8 @@ def sizes(operation, d):
         return 1, 0
     if operation == MAXIMUM:
         return 2, 1
+    if operation == MOMENTS:
+        return 2, d
     if operation == VJP:
         return 1, d
     return 1, d + 1 if operation == JVP else (d + 1) * d
@@ -148,7 +164,7 @@ def launch(frame, p, c, operation, direction, mean, memo, samples, like):
     """
     rows, (slots, size) = p.calls * p.rows, sizes(operation, p.d)
     by_oracle = p.form == FUSED
-    is_few = p.num_samples <= FEW and operation != JVP and operation != JACOBIAN
+    is_few = p.num_samples <= FEW and operation in (VALUE, MAXIMUM, VJP)
     few = p.form == BY_ROWS or (by_oracle and is_few)
     parts = 1
     if not few and p.cost >= SMALL_CALL_NS:
@@ -158,8 +174,11 @@ def launch(frame, p, c, operation, direction, mean, memo, samples, like):
     if by_oracle and not few and parts == 1:
         together = rows_together(p.rows, p.d, p.num_samples, num_threads())
     units = (p.rows + LANES - 1) // LANES if few else (p.rows + together - 1) // together * parts
-    race = by_oracle and p.oracle == ARGMAX and p.family == GUMBEL and operation != MAXIMUM
-    kind = RACE if race else ADDITIVE
+    needs_z = operation in (MAXIMUM, MOMENTS) or by_scale(p)
+    race = by_oracle and p.oracle == ARGMAX and p.family == GUMBEL and p.columns == 1
+    kind = RACE if race and not needs_z else ADDITIVE
+    if p.multiplicative != 0:
+        kind = MULTIPLICATIVE
     design = ANTITHETIC if p.paired != 0 else INDEPENDENT
     weighting = SCALE_SCORE if by_scale(p) else SCORE
     memo_words, keeps = p.memo_words if memo.size > 0 else 0, samples[0].size > 0
@@ -176,6 +195,7 @@ def launch(frame, p, c, operation, direction, mean, memo, samples, like):
         operation=word(operation),
         rows=p.rows,
         d=p.d,
+        columns=p.columns,
         family=p.family,
         kind=word(kind),
         weighting=word(weighting),
@@ -319,6 +339,16 @@ def entropy(y, x):
 
 
 @jitable
+def slope_by_moments(p, moments, epsilon, slope):
+    """``d Fbar / d epsilon`` of every coordinate of a row: ``Sampler.epsilon_slope_of_maximum``."""
+    for i in range(slope.size):
+        slope[i] = moments[1, i] / p.num_samples
+        if p.multiplicative != 0:
+            own = np.float64(epsilon[i if epsilon.size > 1 else 0])
+            slope[i] = p.sign * (slope[i] - own * (moments[0, i] / p.num_samples))
+
+
+@jitable
 def write_maximum(frame, p, c, like):
     """The maximum or the loss of every row, and its slopes."""
     s = samples_of(p)
@@ -327,9 +357,15 @@ def write_maximum(frame, p, c, like):
     value = array(frame, RESULTS, 0, p, 1, like)
     mean, x, known = np.empty((s.rows, s.d)), np.empty(s.d), True
     means(counts, s, mean)
+    by_moments = p.multiplicative != 0 or (p.by_epsilon != 0 and p.columns > 1)
+    moments = np.empty((0, 2, s.d))
+    if done and by_moments and p.by_theta + p.by_epsilon > 0:
+        done, counts, moments = launch(
+            frame, p, c, word(MOMENTS), c.theta, c.theta, memo, samples, like
+        )
     for b in range(s.rows):
         maximum, offset = p.sign * sums[b, 0, 0] / p.num_samples, 0.0
-        epsilon = np.float64(c.epsilons[b])
+        epsilon = np.float64(c.epsilon[b, 0])
         value[b, 0] = maximum
         if p.operation == LOSS_OF:
             if p.offset == ENTROPY:
@@ -342,7 +378,18 @@ def write_maximum(frame, p, c, like):
             slope = array(frame, RESULTS, 1, p, p.d, like)
             for i in range(p.d):
                 slope[b, i] = p.sign * mean[b, i]
-        if p.by_epsilon:
+                fixed = c.theta[b, i] == 0 or np.isinf(c.theta[b, i])
+                if p.multiplicative != 0 and moments.size > 0 and not fixed:
+                    weighted = moments[b, 0, i] / p.num_samples
+                    slope[b, i] = p.sign * (weighted / np.float64(c.theta[b, i]))
+        if p.by_epsilon and moments.size > 0:
+            slope_by_moments(p, moments[b], c.epsilon[b], x)
+            slope = array(frame, RESULTS, 1 + p.by_theta, p, p.columns, like)
+            if p.columns > 1:
+                copy_row(x, slope[b])
+            else:
+                slope[b, 0] = row_sum(x)
+        elif p.by_epsilon:
             product = p.sign * row_product(c.theta[b], mean[b], x)
             slope = array(frame, RESULTS, 1 + p.by_theta, p, 1, like)
             slope[b, 0] = (maximum - product) / epsilon + offset
@@ -363,12 +410,6 @@ def centre_scores(theta, scores):
     centre = row_sum(scores) / max(count, 1)
     for i in range(theta.size):
         scores[i] = scores[i] - centre if np.isfinite(theta[i]) else 0.0
-
-
-@jitable
-def pull_of(s):
-    """What a pair is pulled by its own mean, which is left out: as ``kernels/cpu/kept.py``."""
-    return 1.0 / max(s.num_samples - 2, 1) if s.paired != 0 and s.num_samples > 2 else 0.0
 
 
 @jitable
@@ -418,7 +459,7 @@ def sums_of_vjp(frame, p, c, mean, like):
             centre[b, i] = mean[b, i]
     if p.keeps_samples and not by_scale(p):
         totals = np.empty((s.rows, s.d))
-        pull = like.dtype.type(pull_of(s))
+        pull = like.dtype.type(pull_of(s.paired, s.num_samples))
         add_kept(samples[0], samples[1], c.beside, centre, pull, totals)
         return True, totals
     while True:  # one place that launches: it is compiled once
@@ -433,7 +474,7 @@ def sums_of_vjp(frame, p, c, mean, like):
 def write_adjoint(frame, p, c, like):
     """``v^T J``, or what it makes ``v^T dy / d epsilon``, of every row."""
     s = samples_of(p)
-    columns, sign = p.d if p.operation == ADJOINT else 1, sign_of(p)
+    columns = p.d if p.operation == ADJOINT else p.columns
     product = array(frame, RESULTS, 0, p, columns, like)
     mean, x, scores = np.zeros((s.rows, s.d)), np.empty(s.d), np.empty(s.d)
     if p.kept > 0 and is_loo(s):
@@ -443,31 +484,53 @@ def write_adjoint(frame, p, c, like):
     else:
         done, totals = sums_of_vjp(frame, p, c, mean, like)
     for b in range(s.rows if done else 0):
-        if p.operation == ADJOINT:
-            adjoint(s, c, totals, sign, b, product[b])
-            continue
-        adjoint(s, c, totals, sign, b, x)
-        if by_scale(p):
+        apply_any_slope_to_row(
+            totals[b], divisor(s), c.theta[b], c.epsilon[b], sign_of(p), of_product(p), x
+        )
+        if columns > 1 or p.operation == ADJOINT:
+            copy_row(x, product[b])
+        elif by_scale(p):
             product[b, 0] = row_sum(x)
         else:
             centre_scores(c.theta[b], scores)
             for i in range(p.d):
                 x[i] *= scores[i]
-            product[b, 0] = -row_sum(x) / np.float64(c.epsilons[b])
+            product[b, 0] = -row_sum(x) / np.float64(c.epsilon[b, 0])
     return asked(done)
 
 
 @jitable
+def base_of(epsilon):
+    """The largest ``1 / epsilon`` of a row."""
+    least = np.float64(epsilon[0])
+    for i in range(epsilon.size):
+        least = min(least, np.float64(epsilon[i]))
+    return 1 / least
+
+
+@jitable
+def relative_slope(theta, epsilon, base, own, p):
+    """What is left of a coordinate's slope."""
+    relative = 1 / (np.float64(epsilon) * base) if own else 1.0
+    if not of_product(p):
+        return relative
+    return 0.0 if theta == 0 else relative / np.float64(theta)
+
+
+@jitable
 def fill_direction(p, c, direction):
-    """What scores are multiplied by: a tangent, of theta or of the temperature."""
-    scores = np.empty(p.d)
+    """What scores are multiplied by: a tangent, of theta or of the temperature, in units of
+    ``base_of`` (``Sampler._slope``)."""
+    scores, own = np.empty(p.d), p.columns > 1
     for b in range(direction.shape[0]):
-        epsilon = np.float64(c.epsilons[b])
+        epsilon, base = np.float64(c.epsilon[b, 0]), base_of(c.epsilon[b])
         centre_scores(c.theta[b], scores)
         for i in range(p.d):
-            t = np.float64(c.beside[b, i if p.operation == PRODUCT else 0])
+            t = np.float64(c.beside[b, i if p.operation == PRODUCT or own else 0])
             if p.operation != PRODUCT and not by_scale(p):
                 t = -(t / epsilon) * scores[i]
+            if own or of_product(p):
+                t *= relative_slope(c.theta[b, i], c.epsilon[b, i if own else 0], base, own, p)
             direction[b, i] = 0.0 if np.isinf(c.theta[b, i]) else t
 
 
@@ -484,7 +547,7 @@ def write_product(frame, p, c, like):
         means(counts, s, mean)
         weigh_ones(mean, s)
     for b in range(s.rows):
-        scale = sign_of(p) / np.float64(c.epsilons[b]) / divisor(s)
+        scale = sign_of(p) * base_of(c.epsilon[b]) / divisor(s)
         for i in range(p.d):
             product[b, i] = (sums[b, 0, i] - mean[b, i] * sums[b, 0, p.d]) * scale
     return asked(done)

@@ -17,7 +17,7 @@ from numba import carray, types
 from numba.core import cgutils
 
 from ._jax_cpu_frames import OPTIONS, intrinsic, pointer, to_tuple, words
-from .kernels.codes import ANTITHETIC
+from .kernels.codes import ANTITHETIC, pull_of
 from .kernels.cpu._jit import jitable
 from .kernels.cpu.simd import LANES
 from .kernels.cpu.threads import num_threads_address
@@ -178,6 +178,8 @@ class Launch(NamedTuple):
     rows: int
     """Of a call."""
     d: int
+    columns: int
+    """Temperatures of a row: one, except for ``FUSED``."""
     family: int
     kind: int
     """How noise meets scores, for ``FUSED``."""
@@ -228,7 +230,7 @@ def run_units(w, call, begin, end, like):
     theta = carray(pointer(w.theta + first * w.d * real), shape, like.dtype)
     direction = carray(pointer(w.direction + first * w.d * real), shape, like.dtype)
     mean = carray(pointer(w.mean + first * w.d * real), shape, like.dtype)
-    scales_at = pointer(w.scales + first * real)
+    scales_at = pointer(w.scales + first * w.columns * real)
     scales = carray(scales_at, (room,), like.dtype)
     ids = carray(pointer(w.ids + first * 8), (room,), np.uint64)
     key = to_tuple(carray(pointer(w.keys + call * 24), (3,), np.uint64), 3)
@@ -279,11 +281,10 @@ def run_units(w, call, begin, end, like):
                 counts, outer,
             ),
         )  # fmt: skip
-    scale = carray(scales_at, (w.rows, 1), like.dtype)
+    scale = carray(scales_at, (w.rows, w.columns), like.dtype)
     places = carray(pointer(w.places), (w.rows, 2), np.int64)
     no_directions = carray(scales_at, (0, 0), np.uint32)
-    pulls = w.design == ANTITHETIC and w.num_samples > 2
-    pull = like.dtype.type(1.0 / max(w.num_samples - 2, 1) if pulls else 0.0)
+    pull = like.dtype.type(pull_of(w.design == ANTITHETIC, w.num_samples))
     samples, before = (w.num_samples, w.d), first * w.num_samples * w.d
     solutions = carray(
         pointer(w.solutions + before * 4), (w.rows if w.solutions != 0 else 0, *samples), np.int32

@@ -215,6 +215,60 @@ def test_a_path_in_its_temperature(shape, reduction, family, dtype):
     np.testing.assert_array_equal(change, eager)
 
 
+PRODUCTS = [(how, m, "loo", np.float32) for how in ("times", "own", "both") for m in (6, 40)] + [
+    ("both", 6, "loo", np.float64),
+    ("both", 6, "antithetic", np.float32),
+    ("both", 40, "none", np.float32),
+    ("both", 1, "loo", np.float32),
+]
+
+
+@pytest.mark.parametrize("how, m, reduction, dtype", PRODUCTS)
+@pytest.mark.parametrize("oracle", ORACLES, ids=lambda o: type(o).__name__)
+def test_products_and_temperatures_of_coordinates(oracle, how, m, reduction, dtype):
+    """Noise that multiplies scores, and a temperature a coordinate, with every derivative."""
+    shape = (5, 3, 6) if isinstance(oracle, dpo.ShortestPath) else (5, 18)
+    if isinstance(oracle, dpo.Argmax) and m == 40:
+        shape = (5, 8)  # by the whole Jacobian
+    rng = np.random.default_rng(0)
+    theta, other, v, own = rng.gamma(2, 1, (4, *shape)).astype(dtype)
+    theta[0, 1] = 0  # never perturbed by a product
+    if not isinstance(oracle, dpo.ShortestPath | dpo.Ranks):
+        theta[1, 2] = -np.inf
+    y = dpo.Perturbed(oracle, epsilon=1e-20, num_samples=1)(other, seed=0)
+    epsilon = np.linspace(0.3, 0.8, 5) if how == "times" else 0.2 + own / 10
+    perturbation = "additive" if how == "own" else "multiplicative"
+
+    def at(e):
+        return dpo.Perturbed(
+            oracle, epsilon=e, num_samples=m, variance_reduction=reduction,
+            perturbation=perturbation,
+        )  # fmt: skip
+
+    def program(x, e, u, f):
+        value, pullback = jax.vjp(lambda x, e: at(e)(x, seed=SEED), x, e)
+        pushed = [
+            jax.jvp(lambda x: at(e)(x, seed=SEED), (x,), (u,))[1],
+            jax.jvp(lambda e: at(e)(x, seed=SEED), (e,), (f,))[1],
+        ]
+        maximum = lambda x, e: at(e).max(x, seed=SEED)  # noqa: E731
+        loss = lambda x, e: at(e).loss(x, jnp.asarray(y), seed=SEED)  # noqa: E731
+        of = [maximum, loss] if np.isfinite(theta).all() else [maximum]
+        slopes = [jax.grad(lambda x, e, f=f: f(x, e).sum(), (0, 1))(x, e) for f in of]
+        return value, pullback(u), pushed, [f(x, e) for f in of], slopes
+
+    with jax.enable_x64(dtype == np.float64):
+        x, u = jnp.asarray(theta), jnp.asarray(v)
+        e = jnp.asarray(epsilon, dtype)
+        f = jnp.asarray(rng.standard_normal(e.shape), dtype)
+        names, text = handlers(program, x, e, u, f)
+        assert names and "callback" not in text
+        got, expected = jax.jit(program)(x, e, u, f), program(x, e, u, f)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    layer = at(np.asarray(epsilon, dtype))
+    np.testing.assert_array_equal(got[1][1], layer.vjp_epsilon(theta, v, seed=SEED))
+
+
 @pytest.mark.parametrize("m", [3, 40])
 def test_ends_of_paths_by_row(m):
     source, target = ((0, 0), (1, 1), (2, 0)), ((2, 3), (0, 3), (1, 1))
@@ -336,7 +390,7 @@ def test_what_is_not_compiled():
         (dpo.Perturbed(dpo.TopK(2), num_samples=64), True),
         (dpo.Perturbed(num_samples=64, variance_reduction="antithetic"), True),
         (dpo.Perturbed(num_samples=64, variance_reduction="qmc"), False),
-        (dpo.Perturbed(num_samples=64, epsilon=np.ones((1, 5))), False),
+        (dpo.Perturbed(num_samples=64, epsilon=np.ones((1, 5))), True),
         (dpo.Perturbed(num_samples=64, noise="laplace"), False),
         (dpo.Perturbed(num_samples=dpo.Adaptive(0.1)), False),
         (dpo.Perturbed(method="exact"), False),
