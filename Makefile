@@ -36,7 +36,7 @@ report: $(VENV)/.report  ## run the validation suite and write report/index.html
 
 test: $(VENV)/.dev  ## run the test-suite (20 minutes the first time, compiling; then about 12)
 	@echo "[test] running the tests; the first run also compiles the kernels"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	@$(BIN)/ruff check .

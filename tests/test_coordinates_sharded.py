@@ -367,7 +367,7 @@ ORACLES = dpo.Argmax(), dpo.TopK(3), dpo.TopK(10)
 for dtype in (np.float32, np.float64):
     jax.config.update("jax_enable_x64", dtype == np.float64)
     for oracle in ORACLES:
-        for noise in ("normal", "gumbel", "logistic"):
+        for noise in ("normal", "gumbel", "logistic") if dtype == np.float32 else ("gumbel",):
             check(dpo.Perturbed(oracle, noise, num_samples=40), dtype)
 THETA = np.random.default_rng(0).standard_normal((3, 32))
 check_temperatures_of_rows()

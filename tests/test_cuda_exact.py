@@ -104,7 +104,7 @@ def test_ranks_of_many_sizes(dtype, d):
 
 
 @pytest.mark.parametrize("per_coordinate", [False, True])
-@pytest.mark.parametrize("k", [1, 3, 8, 10])
+@pytest.mark.parametrize("k", [1, 3, 10])
 def test_topk(family, dtype, per_coordinate, k):
     """Some rows have fewer than k finite scores, others k that are +inf."""
     theta = adversarial_scores(9, 10, dtype)

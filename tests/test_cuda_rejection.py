@@ -198,7 +198,7 @@ def unsafe(call, kind, family):
     falls = call.fast and family == "gumbel"
     limits = call.limits.astype(np.int64)
     wrong = 0
-    for step in np.unique(np.geomspace(1, 2**32, 500).astype(np.int64)):
+    for step in np.unique(np.geomspace(1, 2**32, 300).astype(np.int64)):
         words = limits + step if falls else limits - step
         exist = (words >= 0) & (words < 2**32)
         words = np.where(exist, words, 0).astype(np.uint32)
@@ -207,7 +207,7 @@ def unsafe(call, kind, family):
     return wrong
 
 
-@pytest.mark.parametrize("depth", [0.5, 2.0, 6.0, 8.0])
+@pytest.mark.parametrize("depth", [0.5, 6.0])
 def test_words_short_of_a_limit_are_below_the_level(family, dtype, depth):
     theta, epsilon = limits_cases(256, dtype)
     call, kind = prepared(theta, epsilon, draws(family, 1), depth)

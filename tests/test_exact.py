@@ -158,7 +158,7 @@ _ADVERSARIAL = {
 @pytest.mark.parametrize("oracle", ORACLES, ids=str)
 def test_values_equal_adaptive_quadrature(oracle, noise, name):
     theta = _ADVERSARIAL[name]
-    for epsilon in (0.2, 1.0, 20.0, np.array([0.5, 1.0, 2.0, 0.7, 1.5])):
+    for epsilon in (0.2, 20.0, np.array([0.5, 1.0, 2.0, 0.7, 1.5])):
         expected = _adaptive(theta, np.broadcast_to(epsilon, 5), noise, _inner(oracle))
         for dtype, limit in PRECISIONS.items():
             actual = exact(oracle, noise, epsilon)(theta.astype(dtype))
@@ -194,7 +194,7 @@ def _many_scores(d):
 @pytest.mark.parametrize("d", [2, 100, 1000, 32000])
 def test_the_argmax_of_many(d, noise):
     for theta, epsilon in it.product(_many_scores(d), (0.1, 1.0, 1e3)):
-        if d > 1000 and (epsilon != 1.0 or np.ptp(theta) == 1):
+        if d > 1000 and (epsilon != 1.0 or np.ptp(theta) in (0, 1)):
             continue  # the reference takes long
         for dtype, limit in PRECISIONS.items():
             scores = theta.astype(dtype)

@@ -67,7 +67,7 @@ def test_derivative_of_the_value(name, reduction, perturbation):
     oracle = ORACLES[name]
     theta, v = inputs(oracle)
     theta, v = theta[:2], v[:2]
-    shared = dict(num_samples=M // 10, variance_reduction=reduction, perturbation=perturbation)
+    shared = dict(num_samples=M // 20, variance_reduction=reduction, perturbation=perturbation)
     copies = 16
     many = np.repeat(theta, copies, axis=0)
     w = np.repeat(v, copies, axis=0)
