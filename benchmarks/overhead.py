@@ -58,11 +58,16 @@ def torch_calls() -> Calls:
 
         return call
 
+    seed = torch.tensor([0, 0])  # which one program takes in every step
+    double = torch.compile(lambda x: 2 * x, fullgraph=True)
+    compiled = torch.compile(lambda x, seed: layer(x, seed=seed), fullgraph=True)
     return {
         "bare: 2 x, and backward": backward(lambda: 2 * theta),
+        "bare: 2 x compiled, and backward": backward(lambda: double(theta)),
         "bare: an autograd.Function, and backward": backward(lambda: Double.apply(theta)),
         "layer(theta, seed=0)": lambda: layer(theta, seed=0),
         "layer(theta, seed=0), and backward": backward(lambda: layer(theta, seed=0)),
+        "layer(theta, seed=seed) compiled, and backward": backward(lambda: compiled(theta, seed)),
         "layer(theta), and backward": backward(lambda: layer(theta)),
         "layer.max(theta, seed=0), and backward": backward(lambda: layer.max(theta, seed=0)),
     }

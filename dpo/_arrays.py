@@ -214,6 +214,8 @@ def other_kind(x: Any, name: str, theta: str) -> str:
 
 def kind_of(x: Any, name: str = "theta") -> str:
     """Which framework ``x`` belongs to; lists and numbers count as NumPy."""
+    if type(x) is np.ndarray:
+        return "numpy"
     torch, jax, cupy = (sys.modules.get(name) for name in ("torch", "jax", "cupy"))
     if torch is not None and isinstance(x, torch.Tensor):
         return "torch"

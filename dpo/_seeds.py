@@ -62,6 +62,10 @@ def as_seed(seed, kind: str) -> Seed:
     """
     if seed is None:
         return _fresh(kind)
+    if type(seed) is tuple and len(seed) == 2 and all(type(w) is int for w in seed):
+        low, high = seed
+        if 0 <= low < WORD and 0 <= high < WORD:
+            return seed
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(seed, torch.Generator):
         return _from_torch(torch, seed)

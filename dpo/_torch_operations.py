@@ -6,6 +6,7 @@ instances see the same seed.
 
 from __future__ import annotations
 
+import functools as ft
 import math
 
 import numpy as np
@@ -17,10 +18,11 @@ from ._engine import Sampler, kept_words
 from ._exact import Expectation
 from ._losses import fenchel_young
 from ._noise import Noise
+from ._oracles import is_concrete
 from ._perturbed import DESIGNS, Call, Perturbed
 from ._seeds import Place
 from ._torch import as_epsilon, from_rows, to_array
-from ._torch_layers import batch_of, temperatures_of
+from ._torch_layers import batch_of, named_layer, temperatures_of
 from .kernels.codes import Draws
 
 
@@ -134,16 +136,25 @@ def value_shapes(layer, theta, epsilon, kept: int):
     return theta.new_empty(theta.shape), words
 
 
-def words_to_keep(layer: Perturbed, theta, epsilon, axes: int, keep: bool) -> int:
-    """Words a row that a value keeps: of ``axes``, which ``vmap`` adds to, the same for all."""
-    if not keep or layer.method != "mc" or theta.device.type != "cpu":
+def words_to_keep(name: str, theta, epsilon, axes: int, keep: bool) -> int:
+    """Words a row that a value of the layer of that name keeps: of ``axes``, which ``vmap`` adds
+    to, the same for all."""
+    if not keep or theta.device.type != "cpu":
         return 0
-    if not isinstance(layer.num_samples, int) or layer.variance_reduction == "qmc":
+    layer, whole = named_layer(name), tuple(theta.shape)
+    own, event = whole[theta.dim() - axes :], layer.oracle.event_ndim
+    each = temperatures_of(layer, theta, epsilon) == whole != batch_of(layer, theta)
+    words = _words_known if is_concrete(own) else _words
+    return words(name, own, math.prod(own[axes - event :]) if each else 1, theta.dtype)
+
+
+def _words(name: str, shape: tuple, columns: int, dtype: torch.dtype) -> int:
+    """Likewise, of scores of a shape, with so many temperatures a row."""
+    layer = named_layer(name)
+    if layer.method != "mc" or layer.variance_reduction == "qmc":
         return 0
-    own, event = tuple(theta.shape[theta.dim() - axes :]), layer.oracle.event_ndim
-    whole, batch = theta.shape, batch_of(layer, theta)
-    d = math.prod(own[axes - event :])
-    columns = d if temperatures_of(layer, theta, epsilon) == tuple(whole) != batch else 1
+    if not isinstance(layer.num_samples, int):
+        return 0
     assert isinstance(layer.noise, Noise)
     draws = Draws(
         layer.noise.family,
@@ -152,10 +163,15 @@ def words_to_keep(layer: Perturbed, theta, epsilon, axes: int, keep: bool) -> in
         design=DESIGNS[layer.variance_reduction],
         multiplicative=layer.perturbation == "multiplicative",
     )
-    dtype = np.dtype(np.float64 if theta.dtype == torch.float64 else np.float32)
-    rows, temperatures = math.prod(own[: axes - event]), np.empty((0, columns))
-    centred, problem = layer.variance_reduction != "none", layer.oracle.problem(own)
-    return kept_words(problem, temperatures, draws, centred, rows, d, dtype)
+    event = len(shape) - layer.oracle.event_ndim
+    rows, d = math.prod(shape[:event]), math.prod(shape[event:])
+    computed = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
+    given = layer.oracle.problem(shape), np.empty((0, columns)), draws
+    return kept_words(*given, layer.variance_reduction != "none", rows, d, computed)
+
+
+_words_known = ft.lru_cache(maxsize=256)(_words)
+"""Which takes as long as a tiny call."""
 
 
 def like_epsilon(layer, theta, epsilon, *rest):

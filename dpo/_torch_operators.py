@@ -78,7 +78,7 @@ class _Operator(NamedTuple):
         name, axes, *options = rest[n:]
         layer, mapped = named_layer(name), theta.dim() - axes
         if self.keeps:
-            options = [operations.words_to_keep(layer, theta, epsilon, axes, *options)]
+            options = [operations.words_to_keep(name, theta, epsilon, axes, *options)]
         if mapped:
             words = seed.flatten(0, mapped - 1)
             if len(words) and not (words == words[0]).all():
@@ -106,7 +106,7 @@ class _Operator(NamedTuple):
         n = self.rule.arrays
         arrays, (name, axes, *options) = rest[:n], rest[n:]
         if self.keeps:
-            options = [operations.words_to_keep(named_layer(name), theta, epsilon, axes, *options)]
+            options = [operations.words_to_keep(name, theta, epsilon, axes, *options)]
         return self.shapes(named_layer(name), theta, epsilon, *arrays, *options)
 
     def vmap(self, name: str, info, in_dims, *inputs):

@@ -45,7 +45,7 @@ from ..cpu.simd import (
     load,
     store,
 )
-from ..cpu.sums import real
+from ..cpu.sums import of_type
 from .codes import JACOBIAN, MOMENTS, PRODUCT, SCALE, SECOND
 from .laws import exp, hazard, hazard_bend, hazard_slope
 from .nodes import ceil_log2
@@ -126,7 +126,7 @@ def weigh_hazards(a, n, v, where, hazards):
         for j in range(begin, min(n, begin + CHUNK)):
             chunk = fma(broadcast(v[where[j]] * a[j]), load(hazards, j * LANES), chunk)
         total = total + float64(chunk)
-    return real(a, total)
+    return of_type(a, total)
 
 
 @jitable
@@ -140,7 +140,7 @@ def weigh_slopes(family, x, a, n, v, w, where, t, hazards):
             slope = hazard_slope(family, (t - x[j]) * a[j], load(hazards, j * LANES))
             chunk = fma(broadcast(v[i] * w[i] * a[j] * a[j]), slope, chunk)
         total = total + float64(chunk)
-    return real(a, total)
+    return of_type(a, total)
 
 
 # The integrands over ``e`` of coordinate i, the j-th that matters; see above.
@@ -267,9 +267,9 @@ def run(
             at = first - step * LANES * block
             lowest = at - step * (LANES - 1)
             nodes = float64(lane_indices()) * -step + at
-            t = real(theta, nodes)
+            t = of_type(theta, nodes)
             e = solve_block(family, x, a, n, t, lowest, reach, hazards)
-            weights = real(theta, e * step)
+            weights = of_type(theta, e * step)
             if operation == JACOBIAN:
                 integrate_jacobian(n, weights, a, where, hazards, d, out[task, 0])
             else:

@@ -39,7 +39,7 @@ import numpy as np
 from ..bits import float64, fma
 from ..cpu._jit import jitable, kernel
 from ..cpu.simd import LANES, broadcast, lane_indices, load, store, tree_sum
-from ..cpu.sums import real
+from ..cpu.sums import of_type
 from .codes import JACOBIAN, MOMENTS, PRODUCT, SCALE, SECOND
 from .laws import density, difference, score
 
@@ -177,7 +177,7 @@ def cover(theta, epsilon, where, n, rule, x, a, order, slots):
 def nodes_of(like, x, a, block, step):
     """``u`` at the nodes of a block; near a location float32 is as good as float64."""
     at = (block * LANES * step - x) * a
-    return real(like, float64(lane_indices()) * (step * a) + at)
+    return of_type(like, float64(lane_indices()) * (step * a) + at)
 
 
 @jitable
