@@ -125,8 +125,8 @@ class Perturbed:
     Parameters
     ----------
     oracle
-        The solver ``y*``: ``dpo.Argmax()``, ``TopK(k)``, ``Ranks()``, ``ShortestPath()``, one of
-        ``dpo.solvers``, or your own (``@dpo.oracle``).
+        The solver ``y*``: ``dpo.Argmax()`` (the default), ``TopK(k)``, ``Ranks()``,
+        ``ShortestPath()``, one of ``dpo.solvers``, or your own (``@dpo.oracle``).
     noise
         ``"normal"``, ``"gumbel"``, ``"logistic"``, ``"laplace"``, or a ``dpo.Noise``: one of your
         own is ``dpo.NoiseFamily(quantile, score)``.
@@ -177,7 +177,8 @@ class Perturbed:
     array([0.01, 0.81, 0.01, 0.17, 0.  ])
     """
 
-    oracle: Oracle = Argmax()
+    # None stands for Argmax(): torch.compile cannot trace a default that is an object.
+    oracle: Oracle = None  # type: ignore[assignment]
     noise: Noise | str = "normal"
     epsilon: Any = 0.5
     num_samples: int | Adaptive = 1000
@@ -189,7 +190,7 @@ class Perturbed:
 
     def __post_init__(self):
         checked: dict[str, Any] = {
-            "oracle": as_oracle(self.oracle),
+            "oracle": Argmax() if self.oracle is None else as_oracle(self.oracle),
             "noise": as_noise(self.noise),
             "epsilon": as_epsilon(self.epsilon),
             "num_samples": as_num_samples(self.num_samples),

@@ -315,6 +315,8 @@ def test_layers_and_calls_made_inside():
         lambda x: dpo.fenchel_young_loss(x, target, num_samples=64, seed=7),
         lambda x: dpo.fenchel_young_loss(x, target, oracle=dpo.TopK(1), num_samples=64, seed=7),
         lambda x: dpo.Perturbed(dpo.TopK(2), num_samples=64)(x, seed=7),
+        lambda x: dpo.Perturbed(num_samples=64)(x, seed=7),
+        lambda x: dpo.Perturbed(epsilon=x.abs().mean() + 1, num_samples=64)(x, seed=7),
     ):
         program, _ = compiled(f)
         assert torch.equal(program(theta), f(theta))
