@@ -1,8 +1,8 @@
 """What training calls, compiled into JAX programs on the CPU: no Python, no interpreter lock.
 
-An operation with independent samples, or pairs of them, becomes a call of
-an XLA handler (``_jax_ffi.py``). A handler launches the kernels of ``kernels/cpu``, in the machine
-code that NumPy's calls have compiled (``_jax_cpu_kernels.py``), on XLA's own threads
+An operation with independent samples, or pairs of them, becomes a call of an XLA handler
+(``_jax_ffi.py``). A handler launches the kernels of ``kernels/cpu``, in the machine code that
+NumPy's calls have compiled (``_jax_cpu_kernels.py``), on XLA's own threads
 (``_jax_cpu_threads.py``), and repeats around them the float64 arithmetic of the engine
 (``_jax_cpu_handler.py``): the bits are NumPy's. Whatever it cannot vouch for (a NaN, a bad seed or
 temperature, a target that may be none) is shown to Python, which raises what a call of the layer

@@ -197,7 +197,7 @@ class Launch(NamedTuple):
     """Of a solution in the memo."""
     theta: int
     scales: int
-    """Temperatures, negative where scores are costs."""
+    """Temperatures, negative where noise is taken from costs."""
     ids: int
     """Of rows; room for ``LANES`` more, as ``scales``."""
     keys: int

@@ -171,7 +171,7 @@ def _words(name: str, shape: tuple, columns: int, dtype: torch.dtype) -> int:
 
 
 _words_known = ft.lru_cache(maxsize=256)(_words)
-"""Which takes as long as a tiny call."""
+"""``_words`` takes as long as a tiny call."""
 
 
 def like_epsilon(layer, theta, epsilon, *rest):

@@ -144,7 +144,7 @@ def test_nothing_is_spilled(architecture, file):
 
 
 @pytest.mark.parametrize("architecture", sorted({*offline.ARCHITECTURES} - {*ARCHITECTURES}))
-def test_the_architectures_between_are_compiled_for(architecture):
+def test_the_other_architectures_are_compiled_for(architecture):
     kernel = f"decide<{HOT[4]}, false>"
     compiled = offline.compile_kernels("argmax.cu", [kernel], architecture).kernels
     assert kernel in {k.name for k in compiled if k.spilled == 0}

@@ -76,7 +76,7 @@ def test_solutions_are_the_reference_s(height, width, neighbors, dtype, plan):
 @NEIGHBOURS
 @pytest.mark.parametrize("height, width", [(30, 30), (64, 64), (70, 66)])
 def test_large_grids(height, width, neighbors, dtype, plan):
-    """Of blocks in shared memory, and (64 x 64 in float64, and 70 x 70) in global memory."""
+    """Of blocks in shared memory, and (64 x 64 in float64, and 70 x 66) in global memory."""
     given = arguments_for(height, width, neighbors, dtype, 1, epsilon=0.05)
     device = simt.Simulator()
     ours = launch(*given, plan=plan, device=device).counts

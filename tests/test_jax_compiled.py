@@ -183,7 +183,7 @@ def test_targets_that_are_means_of_solutions_are_taken():
 @pytest.mark.parametrize("shape", [(3, 4, 1), (3, 4, 5), (3, 4, 40), (6, 6, 40)], ids=str)
 @pytest.mark.parametrize("reduction", ["loo", "none", "antithetic"])
 def test_a_path_in_its_temperature(shape, reduction, family, dtype):
-    """By the scores of the scale, which no other oracle's handler needs."""
+    """By the scores of the scale."""
     (*grid, m), rng = shape, np.random.default_rng(0)
     m += reduction == "antithetic" and m > 1 and m % 2
     theta, v = rng.gamma(2, 1, (2, 5, *grid)).astype(dtype)
@@ -215,35 +215,40 @@ def test_a_path_in_its_temperature(shape, reduction, family, dtype):
     np.testing.assert_array_equal(change, eager)
 
 
-PRODUCTS = [(how, m, "loo", np.float32) for how in ("times", "own", "both") for m in (6, 40)] + [
-    ("both", 6, "loo", np.float64),
-    ("both", 6, "antithetic", np.float32),
-    ("both", 40, "none", np.float32),
-    ("both", 1, "loo", np.float32),
+PRODUCTS = [
+    *((how, m, "loo", "normal", np.float32) for how in ("times", "own", "both") for m in (6, 40)),
+    ("own", 6, "loo", "gumbel", np.float32),
+    ("own", 40, "loo", "gumbel", np.float32),
+    ("own", 40, "none", "logistic", np.float32),
+    ("both", 6, "loo", "normal", np.float64),
+    ("both", 6, "antithetic", "normal", np.float32),
+    ("both", 1, "loo", "normal", np.float32),
+    ("both", 6000, "loo", "normal", np.float32),  # strands of a row
 ]
 
 
-@pytest.mark.parametrize("how, m, reduction, dtype", PRODUCTS)
+@pytest.mark.parametrize("how, m, reduction, family, dtype", PRODUCTS)
 @pytest.mark.parametrize("oracle", ORACLES, ids=lambda o: type(o).__name__)
-def test_products_and_temperatures_of_coordinates(oracle, how, m, reduction, dtype):
+def test_products_and_temperatures_of_coordinates(oracle, how, m, reduction, family, dtype):
     """Noise that multiplies scores, and a temperature a coordinate, with every derivative."""
     shape = (5, 3, 6) if isinstance(oracle, dpo.ShortestPath) else (5, 18)
     if isinstance(oracle, dpo.Argmax) and m == 40:
         shape = (5, 8)  # by the whole Jacobian
+    if m > 1000:
+        shape = 1, *shape[1:]
     rng = np.random.default_rng(0)
     theta, other, v, own = rng.gamma(2, 1, (4, *shape)).astype(dtype)
     theta[0, 1] = 0  # never perturbed by a product
-    if not isinstance(oracle, dpo.ShortestPath | dpo.Ranks):
-        theta[1, 2] = -np.inf
+    if isinstance(oracle, dpo.Argmax | dpo.TopK) and m != 40:  # of infinite scores is no loss
+        theta[-1, 2] = -np.inf
     y = dpo.Perturbed(oracle, epsilon=1e-20, num_samples=1)(other, seed=0)
-    epsilon = np.linspace(0.3, 0.8, 5) if how == "times" else 0.2 + own / 10
+    epsilon = np.linspace(0.3, 0.8, len(theta)) if how == "times" else 0.2 + own / 10
     perturbation = "additive" if how == "own" else "multiplicative"
 
     def at(e):
         return dpo.Perturbed(
-            oracle, epsilon=e, num_samples=m, variance_reduction=reduction,
-            perturbation=perturbation,
-        )  # fmt: skip
+            oracle, family, e, m, variance_reduction=reduction, perturbation=perturbation
+        )
 
     def program(x, e, u, f):
         value, pullback = jax.vjp(lambda x, e: at(e)(x, seed=SEED), x, e)

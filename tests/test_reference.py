@@ -162,7 +162,9 @@ def test_scores_added_up_by_winner(name, rows, d, m):
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize("rows, d, m", [(9, 1, 5), (40, 6, 2), (4, 12, 265), (3, 35, 65)])
+@pytest.mark.parametrize(
+    "rows, d, m", [(9, 1, 5), (40, 6, 2), (9, 12, 41), (2, 12, 265), (3, 35, 65)]
+)
 def test_every_oracle(name, family, dtype, rows, d, m):
     compare(name, rows, d, m, family, dtype)
 
@@ -185,11 +187,11 @@ def test_many_coordinates(name, dtype, d):
         ("sobol", 1, "normal"),
         ("sobol", 8, "gumbel"),
         ("sobol", 64, "logistic"),
-        ("sobol", 256, "normal"),
+        ("sobol", 260, "normal"),
     ],
 )
 def test_every_design(name, design, m, family, dtype):
-    compare(name, 4, 10, m, family, dtype, design)
+    compare(name, 5, 10, m, family, dtype, design)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -1,7 +1,7 @@
 """How pieces of kernels are compiled: into code to be linked, without machine code of their own.
 
 Numba makes machine code of whatever it compiles, and so of the two hundred pieces that it then
-inlines into a kernel and compiles once more. That is a sixth of the time a kernel takes.
+inlines into a kernel and compiles once more. That is a sixth of the time a kernel takes to compile.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 
 class _NoEngine:
-    """What has no machine code has no place in memory for its environment."""
+    """What has no machine code has no place in memory for its environment, which only printing
+    would need, and raising with values that are computed: pieces may do neither."""
 
     @staticmethod
     def set_env(name, environment) -> None:
@@ -42,5 +43,5 @@ class PieceCompiler(CompilerBase):
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
-PIECE = {"forceinline": True, "pipeline_class": PieceCompiler}
+PIECE = {"forceinline": True, "no_cfunc_wrapper": True, "pipeline_class": PieceCompiler}
 """How what is inlined into kernels is compiled."""

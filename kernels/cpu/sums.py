@@ -59,7 +59,9 @@ def _(like, x):
         return lambda like, x: x
     if like.dtype == types.float32:
         return lambda like, x: float32(x)
-    return lambda like, x: float64(x)
+    if like.dtype == types.float64:
+        return lambda like, x: float64(x)
+    return None
 
 
 @kernel
