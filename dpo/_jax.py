@@ -54,6 +54,7 @@ from ._jax_operands import (
     varying_alike,
 )
 from ._jax_operations import LINEAR, Spec, batch_of, run
+from ._oracles import is_concrete
 
 if TYPE_CHECKING:
     from ._perturbed import Perturbed
@@ -370,6 +371,11 @@ def call(name: str, layer: Perturbed, theta: Any, *args: Any, **parameters: Any)
         raise TypeError(
             f"theta is a {kind_of(theta)} array inside a JAX transformation; pass "
             "jax.numpy.asarray(theta)"
+        )
+    if not is_concrete(theta.shape):
+        raise NotImplementedError(
+            f"theta has the symbolic shape {theta.shape}, and a program holds a layer for one "
+            "shape: export a program for each shape, given in numbers"
         )
     epsilon = as_temperature_operand(layer, theta)
     layer = layer._at(1.0)

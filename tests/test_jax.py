@@ -493,6 +493,16 @@ def test_errors_are_raised_while_tracing():
         jax.grad(lambda y: LAYER.loss(x, y, seed=0).sum())(jnp.eye(5)[:3])
 
 
+def test_programs_of_symbolic_shapes_are_refused():
+    from jax import export
+
+    (rows,) = export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((rows, 5), jnp.float32)
+    f = jax.jit(lambda x: LAYER(x, seed=0))
+    with pytest.raises(NotImplementedError, match="a program for each shape, given in numbers"):
+        export.export(f)(shape)
+
+
 def test_errors_in_values_are_readable_under_jit():
     f = jax.jit(lambda x: LAYER(x, seed=0))
     with pytest.raises(Exception, match=r"theta contains NaN, first at index \(1, 2\)"):
