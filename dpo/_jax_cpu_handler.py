@@ -339,6 +339,23 @@ def entropy(y, x):
 
 
 @jitable
+def needs_moments(p):
+    """Whether a slope of the maximum is more than its value and the mean say."""
+    if p.multiplicative != 0:
+        return p.by_theta + p.by_epsilon > 0
+    return p.by_epsilon != 0 and p.columns > 1
+
+
+@jitable
+def slope_in_theta(p, theta, mean, moments, b, i):
+    """``d Fbar / d theta`` of a coordinate: ``Sampler.slope_of_maximum``."""
+    score = np.float64(theta[b, i])
+    if p.multiplicative == 0 or score == 0 or np.isinf(score):
+        return p.sign * mean[b, i]
+    return p.sign * (moments[b, 0, i] / p.num_samples / score)
+
+
+@jitable
 def slope_by_moments(p, moments, epsilon, slope):
     """``d Fbar / d epsilon`` of every coordinate of a row: ``Sampler.epsilon_slope_of_maximum``."""
     for i in range(slope.size):
@@ -357,13 +374,12 @@ def write_maximum(frame, p, c, like):
     value = array(frame, RESULTS, 0, p, 1, like)
     mean, x, known = np.empty((s.rows, s.d)), np.empty(s.d), True
     means(counts, s, mean)
-    by_moments = p.multiplicative != 0 or (p.by_epsilon != 0 and p.columns > 1)
-    moments = np.empty((0, 2, s.d))
-    if done and by_moments and p.by_theta + p.by_epsilon > 0:
+    by_moments, moments = needs_moments(p), np.empty((0, 2, s.d))
+    if done and by_moments:
         done, counts, moments = launch(
             frame, p, c, word(MOMENTS), c.theta, c.theta, memo, samples, like
         )
-    for b in range(s.rows):
+    for b in range(s.rows if done else 0):
         maximum, offset = p.sign * sums[b, 0, 0] / p.num_samples, 0.0
         epsilon = np.float64(c.epsilon[b, 0])
         value[b, 0] = maximum
@@ -377,12 +393,8 @@ def write_maximum(frame, p, c, like):
         if p.by_theta:
             slope = array(frame, RESULTS, 1, p, p.d, like)
             for i in range(p.d):
-                slope[b, i] = p.sign * mean[b, i]
-                fixed = c.theta[b, i] == 0 or np.isinf(c.theta[b, i])
-                if p.multiplicative != 0 and moments.size > 0 and not fixed:
-                    weighted = moments[b, 0, i] / p.num_samples
-                    slope[b, i] = p.sign * (weighted / np.float64(c.theta[b, i]))
-        if p.by_epsilon and moments.size > 0:
+                slope[b, i] = slope_in_theta(p, c.theta, mean, moments, b, i)
+        if p.by_epsilon and by_moments:
             slope_by_moments(p, moments[b], c.epsilon[b], x)
             slope = array(frame, RESULTS, 1 + p.by_theta, p, p.columns, like)
             if p.columns > 1:
@@ -394,7 +406,7 @@ def write_maximum(frame, p, c, like):
             slope = array(frame, RESULTS, 1 + p.by_theta, p, 1, like)
             slope[b, 0] = (maximum - product) / epsilon + offset
             known &= np.isfinite(maximum)
-    if done and not known:  # infinity less infinity
+    if not known:  # infinity less infinity
         return UNKNOWN
     return asked(done)
 
@@ -529,8 +541,7 @@ def fill_direction(p, c, direction):
             t = np.float64(c.beside[b, i if p.operation == PRODUCT or own else 0])
             if p.operation != PRODUCT and not by_scale(p):
                 t = -(t / epsilon) * scores[i]
-            if own or of_product(p):
-                t *= relative_slope(c.theta[b, i], c.epsilon[b, i if own else 0], base, own, p)
+            t *= relative_slope(c.theta[b, i], c.epsilon[b, i if own else 0], base, own, p)
             direction[b, i] = 0.0 if np.isinf(c.theta[b, i]) else t
 
 

@@ -163,8 +163,8 @@ def _words(name: str, shape: tuple, columns: int, dtype: torch.dtype) -> int:
         design=DESIGNS[layer.variance_reduction],
         multiplicative=layer.perturbation == "multiplicative",
     )
-    event = len(shape) - layer.oracle.event_ndim
-    rows, d = math.prod(shape[:event]), math.prod(shape[event:])
+    axes = len(shape) - layer.oracle.event_ndim
+    rows, d = math.prod(shape[:axes]), math.prod(shape[axes:])
     computed = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
     given = layer.oracle.problem(shape), np.empty((0, columns)), draws
     return kept_words(*given, layer.variance_reduction != "none", rows, d, computed)
